@@ -1,0 +1,300 @@
+//! Who a node is: an Ed25519 public key (RFC 8032), and nothing beside it.
+//!
+//! Invariant: a [`PeerId`] or [`NetworkId`] that came from the wire or from an operator is a canonical encoding of a
+//! point that is not of small order. Record files are the one exception: their digest chain already vouches for the
+//! bytes, and a million decompressions would cost seconds ([`PeerId::from_stored`]).
+
+use std::fmt;
+use std::str::FromStr;
+
+use bech32::primitives::decode::CheckedHrpstring;
+use bech32::{Bech32m, Hrp};
+use data_encoding::HEXLOWER_PERMISSIVE;
+use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
+use serde::{Deserialize, Deserializer, Serialize};
+
+/// Characters of the short form after `hf1`, for people to look at; never enough to change something with.
+const SHORT_CHARACTERS: usize = 8;
+/// Multicodec prefix of an Ed25519 public key (`did:key` method, W3C CCG).
+const DID_KEY_ED25519: [u8; 2] = [0xed, 0x01];
+const DID_PREFIX: &str = "did:key:z";
+const PEER_HRP: Hrp = Hrp::parse_unchecked("hf");
+const NETWORK_HRP: Hrp = Hrp::parse_unchecked("hfnet");
+
+/// Why a text or some bytes are not an identity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum IdentityFault {
+    /// Not a canonical point on the curve.
+    #[error("these 32 bytes are not an Ed25519 public key")]
+    NotAKey,
+    /// A point of small order: anybody could sign for it.
+    #[error("this key is of small order and names nobody")]
+    SmallOrder,
+    /// The bech32m checksum does not match: a character is mistyped or missing.
+    #[error("the checksum of this id does not match: a character is mistyped or missing")]
+    Checksum,
+    /// An id of another kind, e.g. a network where a peer is expected.
+    #[error("this is an id of another kind")]
+    WrongPrefix,
+    /// None of the forms of an id.
+    #[error("this is not an id; expected hf1..., 64 hex digits or did:key:z...")]
+    NotAnId,
+}
+
+fn checked(bytes: [u8; 32]) -> Result<VerifyingKey, IdentityFault> {
+    let key = VerifyingKey::from_bytes(&bytes).map_err(|_| IdentityFault::NotAKey)?;
+    if key.to_edwards().compress().to_bytes() != bytes {
+        return Err(IdentityFault::NotAKey);
+    }
+    if key.is_weak() {
+        return Err(IdentityFault::SmallOrder);
+    }
+    Ok(key)
+}
+
+fn from_bech32(hrp: Hrp, text: &str) -> Result<[u8; 32], IdentityFault> {
+    let parsed = CheckedHrpstring::new::<Bech32m>(text).map_err(|_| IdentityFault::Checksum)?;
+    if parsed.hrp() != hrp {
+        return Err(IdentityFault::WrongPrefix);
+    }
+    let mut bytes = [0; 32];
+    let mut rest = parsed.byte_iter();
+    for byte in &mut bytes {
+        *byte = rest.next().ok_or(IdentityFault::NotAnId)?;
+    }
+    if rest.next().is_some() { Err(IdentityFault::NotAnId) } else { Ok(bytes) }
+}
+
+fn write_bech32(f: &mut fmt::Formatter<'_>, hrp: Hrp, bytes: &[u8]) -> fmt::Result {
+    bech32::encode_lower_to_fmt::<Bech32m, _>(f, hrp, bytes).map_err(|_| fmt::Error)
+}
+
+macro_rules! key_id {
+    ($(#[$doc:meta])* $name:ident, $hrp:expr) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+        pub struct $name([u8; 32]);
+
+        impl $name {
+            /// Checks that `bytes` are a canonical public key that is not of small order.
+            ///
+            /// # Errors
+            /// [`IdentityFault::NotAKey`] and [`IdentityFault::SmallOrder`].
+            pub fn from_bytes(bytes: [u8; 32]) -> Result<$name, IdentityFault> {
+                checked(bytes).map(|_| $name(bytes))
+            }
+
+            /// Takes bytes that a record file's digest chain vouches for. A wrong value here names nobody: every
+            /// signature check against it fails.
+            pub fn from_stored(bytes: [u8; 32]) -> $name {
+                $name(bytes)
+            }
+
+            /// The 32 bytes of the key.
+            pub fn as_bytes(&self) -> &[u8; 32] {
+                &self.0
+            }
+
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write_bech32(f, $hrp, &self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write_bech32(f, $hrp, &self.0)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<$name, D::Error> {
+                let bytes = <[u8; 32]>::deserialize(deserializer)?;
+                $name::from_bytes(bytes).map_err(serde::de::Error::custom)
+            }
+        }
+    };
+}
+
+key_id! {
+    /// A node, named by its Ed25519 public key. Shown as bech32m with the prefix `hf`.
+    PeerId, PEER_HRP
+}
+key_id! {
+    /// A network, named by its authority's Ed25519 public key. Shown as bech32m with the prefix `hfnet`.
+    NetworkId, NETWORK_HRP
+}
+
+impl PeerId {
+    /// `verify_strict` of ed25519-dalek: cofactorless, refuses small-order keys and points.
+    pub(crate) fn verify(&self, message: &[u8], signature: &[u8; 64]) -> bool {
+        VerifyingKey::from_bytes(&self.0)
+            .is_ok_and(|key| key.verify_strict(message, &Signature::from_bytes(signature)).is_ok())
+    }
+
+    /// `hf1` and the first eight characters: for tables and logs.
+    pub fn short(&self) -> String {
+        let mut text = self.to_string();
+        text.truncate("hf1".len() + SHORT_CHARACTERS);
+        text
+    }
+
+    /// 64 lower-case hex digits.
+    pub fn to_hex(&self) -> String {
+        data_encoding::HEXLOWER.encode(&self.0)
+    }
+
+    /// The `did:key` form: base58btc of the multicodec prefix and the key.
+    pub fn to_did(&self) -> String {
+        let mut bytes = DID_KEY_ED25519.to_vec();
+        bytes.extend_from_slice(&self.0);
+        format!("{DID_PREFIX}{}", bs58::encode(bytes).into_string())
+    }
+}
+
+impl FromStr for PeerId {
+    type Err = IdentityFault;
+
+    /// Reads a whole id: `hf1...`, 64 hex digits or `did:key:z...`.
+    fn from_str(text: &str) -> Result<PeerId, IdentityFault> {
+        if let Some(encoded) = text.strip_prefix(DID_PREFIX) {
+            let bytes = bs58::decode(encoded).into_vec().map_err(|_| IdentityFault::NotAnId)?;
+            let key = bytes.strip_prefix(&DID_KEY_ED25519).ok_or(IdentityFault::WrongPrefix)?;
+            return PeerId::from_bytes(key.try_into().map_err(|_| IdentityFault::NotAnId)?);
+        }
+        if text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit()) {
+            let bytes = HEXLOWER_PERMISSIVE.decode(text.as_bytes()).map_err(|_| IdentityFault::NotAnId)?;
+            return PeerId::from_bytes(bytes.try_into().map_err(|_| IdentityFault::NotAnId)?);
+        }
+        let lower = text.to_ascii_lowercase();
+        if lower.starts_with("hf1") {
+            return PeerId::from_bytes(from_bech32(PEER_HRP, text)?);
+        }
+        Err(if lower.starts_with("hfnet1") { IdentityFault::WrongPrefix } else { IdentityFault::NotAnId })
+    }
+}
+
+impl FromStr for NetworkId {
+    type Err = IdentityFault;
+    fn from_str(text: &str) -> Result<NetworkId, IdentityFault> {
+        NetworkId::from_bytes(from_bech32(NETWORK_HRP, text)?)
+    }
+}
+
+/// One run of a node: 128 random bits that whoever starts it draws.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Incarnation(pub [u8; 16]);
+
+impl fmt::Display for Incarnation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&data_encoding::HEXLOWER.encode(&self.0))
+    }
+}
+
+impl fmt::Debug for Incarnation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// An Ed25519 secret key. Zeroed when dropped; never shown, logged or serialized.
+#[derive(Clone)]
+pub struct SecretKey(SigningKey);
+
+impl SecretKey {
+    /// The key with this 32-byte seed (RFC 8032, section 5.1.5).
+    pub fn from_seed(seed: &[u8; 32]) -> SecretKey {
+        SecretKey(SigningKey::from_bytes(seed))
+    }
+
+    /// Whom this key speaks for.
+    pub fn peer_id(&self) -> PeerId {
+        PeerId(self.0.verifying_key().to_bytes())
+    }
+
+    /// An Ed25519 signature over `message`. Callers put a domain in front; TLS has its own (RFC 8446, section 4.4.3).
+    pub fn sign(&self, message: &[u8]) -> [u8; 64] {
+        self.0.sign(message).to_bytes()
+    }
+
+    /// The dalek key, for encoding it as PKCS#8.
+    pub fn signing_key(&self) -> &SigningKey {
+        &self.0
+    }
+}
+
+impl From<SigningKey> for SecretKey {
+    fn from(key: SigningKey) -> SecretKey {
+        SecretKey(key)
+    }
+}
+
+impl fmt::Debug for SecretKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SecretKey(of {})", self.peer_id().short())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(seed: u8) -> PeerId {
+        SecretKey::from_seed(&[seed; 32]).peer_id()
+    }
+
+    #[test]
+    fn every_form_reads_back() {
+        let id = peer(1);
+        for text in
+            [id.to_string(), id.to_string().to_uppercase(), id.to_hex(), id.to_hex().to_uppercase(), id.to_did()]
+        {
+            assert_eq!(text.parse(), Ok(id), "{text}");
+        }
+        assert!(id.to_string().starts_with(&id.short()));
+        assert_eq!(id.short().len(), 11);
+    }
+
+    #[test]
+    fn one_wrong_character_is_caught() {
+        let text = peer(2).to_string();
+        for at in 3..text.len() {
+            let mut typo = text.clone().into_bytes();
+            typo[at] = if typo[at] == b'q' { b'p' } else { b'q' };
+            let typo = String::from_utf8(typo).unwrap();
+            assert_eq!(typo.parse::<PeerId>(), Err(IdentityFault::Checksum), "{typo}");
+        }
+    }
+
+    #[test]
+    fn keys_that_name_nobody_are_refused() {
+        let mut small_order = [0; 32];
+        small_order[0] = 1;
+        assert_eq!(PeerId::from_bytes(small_order), Err(IdentityFault::SmallOrder));
+        // y = p + 1 encodes the same point as y = 1.
+        let mut not_canonical = [0xff; 32];
+        not_canonical[0] = 0xee;
+        not_canonical[31] = 0x7f;
+        assert_eq!(PeerId::from_bytes(not_canonical), Err(IdentityFault::NotAKey));
+        let mut off_curve = [0; 32];
+        off_curve[0] = 2;
+        assert_eq!(PeerId::from_bytes(off_curve), Err(IdentityFault::NotAKey));
+    }
+
+    #[test]
+    fn kinds_are_not_mixed_up() {
+        let network = NetworkId::from_stored(*peer(3).as_bytes());
+        assert!(network.to_string().starts_with("hfnet1"));
+        assert_eq!(network.to_string().parse::<PeerId>(), Err(IdentityFault::WrongPrefix));
+        assert_eq!(network.to_string().parse::<NetworkId>(), Ok(network));
+        assert_eq!("somebody".parse::<PeerId>(), Err(IdentityFault::NotAnId));
+    }
+
+    #[test]
+    fn a_secret_does_not_show() {
+        let shown = format!("{:?}", SecretKey::from_seed(&[7; 32]));
+        assert!(!shown.contains("07070707") && !shown.contains("[7, 7"), "{shown}");
+    }
+}
