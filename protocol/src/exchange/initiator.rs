@@ -59,7 +59,7 @@ pub struct Initiator {
 
 #[derive(Debug)]
 enum State {
-    AwaitAnswer(Parties),
+    AwaitAnswer(Box<Parties>),
     AwaitMerge(Agreement),
     AwaitDurable { agreement: Agreement, holds: Option<Held>, revision: u64 },
     Finished,
@@ -68,7 +68,7 @@ enum State {
 impl Initiator {
     /// Begins an exchange. Returns the machine and the first frame to send.
     pub fn start(parties: Parties, offer: &Offer) -> (Initiator, Vec<u8>) {
-        (Initiator { state: State::AwaitAnswer(parties) }, codec::frame(offer))
+        (Initiator { state: State::AwaitAnswer(Box::new(parties)) }, codec::frame(offer))
     }
 
     /// Which deadline runs now.

@@ -74,7 +74,7 @@ pub struct Responder {
 
 #[derive(Debug)]
 enum State {
-    AwaitOffer(Parties),
+    AwaitOffer(Box<Parties>),
     /// The rules are asked. `durable` is what the disk has confirmed during this exchange: nothing at first.
     AwaitDecision {
         durable: Option<u64>,
@@ -90,7 +90,7 @@ enum State {
 impl Responder {
     /// A machine that waits for an Offer.
     pub fn new(parties: Parties) -> Responder {
-        Responder { state: State::AwaitOffer(parties) }
+        Responder { state: State::AwaitOffer(Box::new(parties)) }
     }
 
     /// Which deadline runs now. The disk's runs over all waits of one exchange together.
