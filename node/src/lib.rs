@@ -1,1 +1,4 @@
-//! Placeholder, replaced within the same series of commits.
+//! The handfast node: QUIC, sessions, outbox, control API and command line around the trust and record core.
+//! The only crate that reads clocks and opens sockets.
+
+pub mod control;

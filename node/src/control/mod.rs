@@ -1,0 +1,3 @@
+//! The control API: HTTP/1.1 and JSON over the Unix socket in the data directory.
+
+pub mod api;
