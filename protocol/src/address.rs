@@ -5,8 +5,7 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use serde::de::Error as _;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
 use crate::codec;
 use crate::identity::{PeerId, SecretKey};
@@ -56,27 +55,17 @@ impl Address {
 }
 
 /// The addresses of one peer: at most [`ADDRESSES_MAX`], best first.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct AddressRecord {
     /// Whose addresses these are.
     pub peer: PeerId,
     /// Where to dial, best first.
+    #[serde(deserialize_with = "codec::bounded_list::<_, _, ADDRESSES_MAX>")]
     pub addresses: Vec<Address>,
     /// Number of the record; greater replaces.
     pub epoch: u64,
     /// From when on nobody should rely on it, by the peer's clock.
     pub expires_at: UnixMillis,
-}
-
-impl<'de> Deserialize<'de> for AddressRecord {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<AddressRecord, D::Error> {
-        let (peer, addresses, epoch, expires_at) =
-            <(PeerId, Vec<Address>, u64, UnixMillis)>::deserialize(deserializer)?;
-        if addresses.len() > ADDRESSES_MAX {
-            return Err(D::Error::custom("too many addresses"));
-        }
-        Ok(AddressRecord { peer, addresses, epoch, expires_at })
-    }
 }
 
 impl AddressRecord {

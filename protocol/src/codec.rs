@@ -2,12 +2,15 @@
 //! encoding for every value.
 //!
 //! Invariants: [`decode`] accepts only what [`encode`] would produce, to the byte: trailing bytes and second encodings
-//! of the same value are refused. Allocation is bounded by the limit. Golden vectors in `tests/golden.rs` pin the
+//! of the same value are refused. Allocation is bounded by the limit, and of lists by their own (`bounded_list`). Golden vectors in `tests/golden.rs` pin the
 //! bytes, so that a successor of bincode can be put in here without anybody noticing.
 
+use std::fmt;
+use std::marker::PhantomData;
+
 use bincode::config::{Configuration, Fixint, Limit, LittleEndian};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Error as _, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::limits::{FRAME_BYTES_MAX, FRAME_LENGTH_BYTES};
 
@@ -84,6 +87,39 @@ pub fn decode_stored<T: DeserializeOwned>(bytes: &[u8], max: usize) -> Result<T,
         Ok((value, read)) if read == bytes.len() => Ok(value),
         Ok(_) => Err(CodecFault::Trailing),
         Err(_) => Err(CodecFault::Malformed),
+    }
+}
+
+/// For `deserialize_with`: a list of at most `MAX` elements. The announced count is checked before anything is allocated:
+/// serde's own `Vec` would set up to a mebibyte aside for a count that the bytes do not bear out.
+pub(crate) fn bounded_list<'de, D: Deserializer<'de>, T: Deserialize<'de>, const MAX: usize>(
+    deserializer: D,
+) -> Result<Vec<T>, D::Error> {
+    deserializer.deserialize_seq(BoundedList::<T, MAX>(PhantomData))
+}
+
+struct BoundedList<T, const MAX: usize>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>, const MAX: usize> Visitor<'de> for BoundedList<T, MAX> {
+    type Value = Vec<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "at most {MAX} elements")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<T>, A::Error> {
+        let announced = list.size_hint().unwrap_or(0);
+        if announced > MAX {
+            return Err(A::Error::invalid_length(announced, &self));
+        }
+        let mut out = Vec::with_capacity(announced);
+        while let Some(element) = list.next_element()? {
+            if out.len() == MAX {
+                return Err(A::Error::invalid_length(MAX + 1, &self));
+            }
+            out.push(element);
+        }
+        Ok(out)
     }
 }
 
@@ -172,6 +208,20 @@ mod tests {
     fn a_claimed_length_allocates_nothing() {
         let bytes = u64::MAX.to_le_bytes();
         assert_eq!(decode::<Vec<u8>>(&bytes, 64), Err(CodecFault::Malformed));
+    }
+
+    #[test]
+    fn a_list_is_bounded_by_its_announced_count() {
+        #[derive(Debug, PartialEq, Serialize, Deserialize)]
+        struct Few(#[serde(deserialize_with = "bounded_list::<_, _, 3>")] Vec<u8>);
+        let check = |count: u8, fits: bool| {
+            let bytes = encode(&Few((0..count).collect()));
+            assert_eq!(decode::<Few>(&bytes, 64).is_ok(), fits, "{count}");
+        };
+        check(0, true);
+        check(3, true);
+        check(4, false);
+        assert_eq!(decode::<Few>(&u64::MAX.to_le_bytes(), 64), Err(CodecFault::Malformed));
     }
 
     #[test]

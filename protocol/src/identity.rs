@@ -17,6 +17,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 const SHORT_CHARACTERS: usize = 8;
 /// Multicodec prefix of an Ed25519 public key (`did:key` method, W3C CCG).
 const DID_KEY_ED25519: [u8; 2] = [0xed, 0x01];
+/// More base58 characters than 34 bytes can take (47): decoding costs the square of the length.
+const DID_CHARACTERS_MAX: usize = 48;
 const DID_PREFIX: &str = "did:key:z";
 const PEER_HRP: Hrp = Hrp::parse_unchecked("hf");
 const NETWORK_HRP: Hrp = Hrp::parse_unchecked("hfnet");
@@ -57,6 +59,8 @@ fn from_bech32(hrp: Hrp, text: &str) -> Result<[u8; 32], IdentityFault> {
     if parsed.hrp() != hrp {
         return Err(IdentityFault::WrongPrefix);
     }
+    // The last character has bits to spare; only zeros there, so that an id has one text.
+    parsed.validate_segwit_padding().map_err(|_| IdentityFault::NotAnId)?;
     let mut bytes = [0; 32];
     let mut rest = parsed.byte_iter();
     for byte in &mut bytes {
@@ -160,6 +164,9 @@ impl FromStr for PeerId {
     /// Reads a whole id: `hf1...`, 64 hex digits or `did:key:z...`.
     fn from_str(text: &str) -> Result<PeerId, IdentityFault> {
         if let Some(encoded) = text.strip_prefix(DID_PREFIX) {
+            if encoded.len() > DID_CHARACTERS_MAX {
+                return Err(IdentityFault::NotAnId);
+            }
             let bytes = bs58::decode(encoded).into_vec().map_err(|_| IdentityFault::NotAnId)?;
             let key = bytes.strip_prefix(&DID_KEY_ED25519).ok_or(IdentityFault::WrongPrefix)?;
             return PeerId::from_bytes(key.try_into().map_err(|_| IdentityFault::NotAnId)?);
@@ -266,6 +273,19 @@ mod tests {
             let typo = String::from_utf8(typo).unwrap();
             assert_eq!(typo.parse::<PeerId>(), Err(IdentityFault::Checksum), "{typo}");
         }
+    }
+
+    #[test]
+    fn an_id_has_one_text() {
+        use bech32::primitives::iter::{ByteIterExt, Fe32IterExt};
+        let bytes = *peer(1).as_bytes();
+        let mut digits: Vec<bech32::Fe32> = bytes.iter().copied().bytes_to_fes().collect();
+        let last = digits.last_mut().unwrap();
+        *last = bech32::Fe32::try_from(last.to_u8() | 1).unwrap();
+        let text: String = digits.into_iter().with_checksum::<Bech32m>(&PEER_HRP).chars().collect();
+        assert_eq!(text.parse::<PeerId>(), Err(IdentityFault::NotAnId), "{text}");
+        let long = format!("{DID_PREFIX}{}", "2".repeat(100_000));
+        assert_eq!(long.parse::<PeerId>(), Err(IdentityFault::NotAnId));
     }
 
     #[test]

@@ -63,8 +63,8 @@ impl fmt::Debug for Digest {
 }
 
 /// Which services a grant is for: 1 to [`SCOPE_SERVICES_MAX`] names, sorted, each once.
-#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
-#[serde(try_from = "Vec<ServiceName>", into = "Vec<ServiceName>")]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize)]
+#[serde(into = "Vec<ServiceName>")]
 pub struct Scope(Box<[ServiceName]>);
 
 /// Why a list of services is not a scope.
@@ -112,6 +112,13 @@ impl TryFrom<Vec<ServiceName>> for Scope {
             _ if !services.is_sorted_by(|a, b| a < b) => Err(ScopeFault::NotSorted),
             _ => Ok(Scope(services.into())),
         }
+    }
+}
+
+impl<'de> Deserialize<'de> for Scope {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Scope, D::Error> {
+        let services = codec::bounded_list::<_, _, SCOPE_SERVICES_MAX>(deserializer)?;
+        Scope::try_from(services).map_err(D::Error::custom)
     }
 }
 

@@ -67,6 +67,7 @@ pub struct Extension {
     /// Whether a node that does not know it must refuse the frame.
     pub critical: bool,
     /// Its value.
+    #[serde(deserialize_with = "codec::bounded_list::<_, _, EXTENSION_BYTES_MAX>")]
     pub bytes: Vec<u8>,
 }
 
@@ -92,10 +93,9 @@ impl Extensions {
 
 impl<'de> Deserialize<'de> for Extensions {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Extensions, D::Error> {
-        let list = Vec::<Extension>::deserialize(deserializer)?;
-        let bounded = list.len() <= EXTENSIONS_MAX && list.iter().all(|e| e.bytes.len() <= EXTENSION_BYTES_MAX);
-        if !bounded || !list.is_sorted_by(|a, b| a.tag < b.tag) {
-            return Err(D::Error::custom("extensions out of bounds or order"));
+        let list: Vec<Extension> = codec::bounded_list::<_, _, EXTENSIONS_MAX>(deserializer)?;
+        if !list.is_sorted_by(|a, b| a.tag < b.tag) {
+            return Err(D::Error::custom("extensions out of order"));
         }
         Ok(Extensions(list))
     }
