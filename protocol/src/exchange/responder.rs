@@ -133,7 +133,9 @@ impl Responder {
                 let next = State::AwaitDecision { durable: Some(reached) };
                 (next, ResponderOutput::Reconsider)
             }
-            (State::AwaitDurable { incarnation, .. }, ResponderInput::Deadline) => busy(incarnation),
+            (State::AwaitDurable { incarnation, .. }, ResponderInput::Deadline) => {
+                busy(incarnation, BUSY_RETRY_AFTER_MS as u32)
+            }
             // An opener that left still made its statement: it is stored, only nobody waits for the answer.
             (State::AwaitReceipt, ResponderInput::Closed) => finished(Ok(None)),
             (State::AwaitReceipt, ResponderInput::Frame(body)) => finished(on_receipt(&body)),
@@ -158,9 +160,9 @@ fn failed(fault: ExchangeFault) -> (State, ResponderOutput) {
 }
 
 /// Nothing was promised; the opener may ask again.
-fn busy(incarnation: Incarnation) -> (State, ResponderOutput) {
+fn busy(incarnation: Incarnation, retry_after_ms: u32) -> (State, ResponderOutput) {
     let answer = Answer {
-        disposition: Disposition::Busy { retry_after_ms: BUSY_RETRY_AFTER_MS as u32 },
+        disposition: Disposition::Busy { retry_after_ms },
         holds: None,
         statement: None,
         yours: None,
@@ -182,8 +184,8 @@ fn on_offer(parties: &Parties, body: &[u8]) -> Result<Shown, ExchangeFault> {
 
 /// The only way to an Answer other than `Busy`: its revision is among what the disk has confirmed in this exchange.
 fn on_decided(durable: Option<u64>, terms: AnswerTerms, revision: u64) -> (State, ResponderOutput) {
-    if let Disposition::Busy { .. } = terms.disposition {
-        return busy(terms.incarnation);
+    if let Disposition::Busy { retry_after_ms } = terms.disposition {
+        return busy(terms.incarnation, retry_after_ms);
     }
     if durable.is_none_or(|durable| durable < revision) {
         let state = State::AwaitDurable { revision, incarnation: terms.incarnation };
