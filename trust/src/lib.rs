@@ -1,1 +1,54 @@
-//! Placeholder, replaced within the same series of commits.
+//! The record core of handfast: tables under one short lock, a drainer that writes and syncs outside it, recovery; and
+//! the trust rules on top of it.
+//!
+//! ```text
+//! mutate:   lock -> change one record, revision += 1, put it in `dirty`, update the index -> unlock -> ring the bell
+//! drainer:  bell -> lock -> take the whole `dirty` map -> unlock -> encode -> append one frame, fsync -> publish
+//! ```
+//!
+//! No sockets, no async runtime, no clock of its own: time is an argument, or a [`Clock`] that the program gives.
+#![warn(missing_docs)]
+
+// The record core.
+mod checkpoint;
+mod drainer;
+mod error;
+mod floor;
+pub mod frame;
+mod health;
+mod hold;
+mod lane;
+mod lock;
+mod log_file;
+mod medium;
+mod real;
+mod record;
+mod recover;
+mod retry;
+mod salvage;
+mod signals;
+mod site;
+mod store;
+mod sync;
+mod table;
+
+pub use drainer::{Drainer, DrainerHandle, DrainerThread, FLOOR_DELAY, FinalReport, Next, StopSwitch, Unsaved};
+pub use error::{DamageFault, DiskError, DiskErrorKind, DiskOp, DurabilityError, StoreError};
+pub use floor::{FLOOR_FILE, Floor};
+pub use health::{DEGRADED_AFTER, DEGRADED_FAILURES, DegradedReason, HealthCell, StorageHealth};
+pub use hold::{HOLD_BUCKETS, HoldTimesSnapshot};
+pub use lane::{CHECKPOINT_BYTES_MIN, LAZY_DELAY, Log};
+pub use lock::{DirectoryLock, LOCK_FILE, LockError, LockOwner, lock_owner};
+pub use log_file::ALLOCATION_BYTES;
+pub use medium::{Clock, Medium, MediumFile, Monotonic};
+pub use real::{RealDir, RealFile};
+pub use record::{FileKind, Index, Record, RecordFault, Revision};
+pub use recover::{
+    Opened, RecoveryReport, TAIL_BYTES_MAX, create, create_at, open, open_or_begin_anew, remove_leftovers,
+};
+pub use retry::{Backoff, FaultClass, RetryPolicy};
+pub use salvage::{FileReport, SalvageReport, Salvaged, check, salvage, set_aside};
+pub use signals::{Durable, Reached};
+pub use site::Site;
+pub use store::{Store, Walk};
+pub use table::{SUB_MAPS, Table, Urgency, WALK_RECORDS_MAX};

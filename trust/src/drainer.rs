@@ -1,0 +1,328 @@
+//! The one that writes: all stores' changes, to their files, outside every lock.
+//!
+//! ```text
+//! step:  bell's token -> lock -> take `dirty` -> unlock -> encode -> append one frame, fsync -> publish the revision
+//! ```
+//!
+//! Invariants: the token is taken before `dirty`, so that no wake-up is lost. A revision is published only after every
+//! step of one attempt has succeeded (EARLY). An attempt that fails is reported to those who wait for what it covered,
+//! and tried again without any new change having to come (LIVE). No lock is held during I/O (LOCK). A file whose sync
+//! failed is not appended to again: a checkpoint into a fresh file follows. The same inputs make the same operations
+//! on the medium (DET).
+//!
+//! Thread: one, for all stores ([`DrainerThread`]); the simulation calls [`Drainer::step`] itself. Disk steps: see
+//! `log_file`, `checkpoint`, `floor`; each says what a crash leaves.
+//!
+//! Not here: the bytes (`frame`), the waiters (`signals`).
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crate::error::DiskError;
+use crate::floor::Floor;
+use crate::health::{HealthCell, StorageHealth};
+use crate::lane::{Lane, Log};
+use crate::medium::{Clock, Medium, Monotonic};
+use crate::record::{FileKind, Record, Revision};
+use crate::retry::{Backoff, FaultClass, RetryPolicy};
+use crate::site::Site;
+use crate::sync::{AtomicBool, Bell, DieOnUnwind, Ordering};
+
+/// How long after a change at the latest the floor file is written.
+pub const FLOOR_DELAY: Duration = Duration::from_millis(500);
+
+/// How many failures in a row end the last drain of a store.
+pub(crate) const STOP_FAILURES_MAX: u32 = 3;
+
+/// When [`Drainer::step`] is to be called again. A ring of the bell calls for it at any time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Next {
+    /// At once: there is more to do.
+    Now,
+    /// At this moment.
+    At(Monotonic),
+    /// When the bell rings.
+    Idle,
+    /// Never: it has been stopped.
+    Stopped,
+}
+
+/// What a drainer that was stopped leaves behind.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct FinalReport {
+    /// Stores with changes that are not on the disk.
+    pub unsaved: Vec<Unsaved>,
+    /// Why the floor file could not be written.
+    pub floor_error: Option<DiskError>,
+}
+
+/// A store with changes that are not on the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unsaved {
+    /// Its file.
+    pub file: FileKind,
+    /// What is on the disk.
+    pub durable: Revision,
+    /// What was in memory.
+    pub revision: Revision,
+}
+
+/// What a step works with.
+pub(crate) struct Context<'a, M> {
+    pub(crate) medium: &'a mut M,
+    pub(crate) site: &'a Site,
+    pub(crate) health: &'a HealthCell,
+    pub(crate) now: Monotonic,
+    pub(crate) stopping: bool,
+}
+
+/// Writes the changes of all stores of one directory.
+pub struct Drainer<M: Medium> {
+    medium: M,
+    site: Site,
+    lanes: Vec<Box<dyn Lane<M>>>,
+    floor: FloorKeeper,
+    health: HealthCell,
+    stop: StopSwitch,
+    ended: bool,
+    report: FinalReport,
+}
+
+/// Stops a drainer. Cloning it is cheap; all clones are one.
+#[derive(Debug, Clone)]
+pub struct StopSwitch {
+    stop: Arc<AtomicBool>,
+    bell: Bell,
+}
+
+impl StopSwitch {
+    /// Asks the drainer to write what there is and to end.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Release);
+        self.bell.ring();
+    }
+}
+
+impl<M: Medium> Drainer<M> {
+    /// A drainer without stores. `floor` is what the floor file says.
+    #[must_use]
+    pub fn new(medium: M, site: &Site, floor: Floor) -> Self {
+        Self {
+            medium,
+            lanes: Vec::new(),
+            floor: FloorKeeper::new(floor),
+            health: HealthCell::default(),
+            stop: StopSwitch { stop: Arc::new(AtomicBool::new(false)), bell: site.bell().clone() },
+            site: site.clone(),
+            ended: false,
+            report: FinalReport::default(),
+        }
+    }
+
+    /// Takes over the file of a store.
+    pub fn add<R: Record>(&mut self, log: Log<R, M>) {
+        self.lanes.push(Box::new(log));
+    }
+
+    /// What stops it.
+    #[must_use]
+    pub fn stop_switch(&self) -> StopSwitch {
+        self.stop.clone()
+    }
+
+    /// How the disk is doing; goes on telling while the drainer runs.
+    #[must_use]
+    pub fn health(&self) -> HealthCell {
+        self.health.clone()
+    }
+
+    /// What is left unsaved. Complete after a step that returned [`Next::Stopped`].
+    #[must_use]
+    pub const fn report(&self) -> &FinalReport {
+        &self.report
+    }
+
+    /// The medium, for whoever simulates it.
+    pub const fn medium(&mut self) -> &mut M {
+        &mut self.medium
+    }
+
+    /// Does what is due at `now`: for each store at most one batch and one piece of a checkpoint.
+    pub fn step(&mut self, now: Monotonic) -> Next {
+        if self.ended {
+            return Next::Stopped;
+        }
+        // Before anything is looked at: a change after this rings again.
+        self.site.bell().clear();
+        let stopping = self.stop.stop.load(Ordering::Acquire);
+        let mut context = Context { medium: &mut self.medium, site: &self.site, health: &self.health, now, stopping };
+        let mut next = Next::Idle;
+        for lane in &mut self.lanes {
+            next = next.min(lane.step(&mut context));
+        }
+        if stopping {
+            return if next == Next::Now { Next::Now } else { self.end(now) };
+        }
+        let floor = self.durable_floor();
+        next.min(self.floor.step(&mut self.medium, &self.site, &self.health, floor, now))
+    }
+
+    fn end(&mut self, now: Monotonic) -> Next {
+        let mut context =
+            Context { medium: &mut self.medium, site: &self.site, health: &self.health, now, stopping: true };
+        for lane in &mut self.lanes {
+            self.report.unsaved.extend(lane.end(&mut context));
+        }
+        let floor = self.durable_floor();
+        self.report.floor_error = self.floor.write(&mut self.medium, &self.site, floor).err();
+        self.ended = true;
+        Next::Stopped
+    }
+
+    fn durable_floor(&self) -> Floor {
+        let mut floor = self.floor.written;
+        for lane in &self.lanes {
+            floor.set(lane.kind(), lane.durable());
+        }
+        floor
+    }
+}
+
+/// Keeps the floor file close behind.
+struct FloorKeeper {
+    written: Floor,
+    due: Option<Monotonic>,
+    backoff: Backoff,
+}
+
+impl FloorKeeper {
+    const fn new(written: Floor) -> Self {
+        Self { written, due: None, backoff: Backoff::new(RetryPolicy::DISK) }
+    }
+
+    fn step<M: Medium>(
+        &mut self,
+        medium: &mut M,
+        site: &Site,
+        health: &HealthCell,
+        floor: Floor,
+        now: Monotonic,
+    ) -> Next {
+        if floor == self.written {
+            self.due = None;
+            return Next::Idle;
+        }
+        let due = *self.due.get_or_insert(now.plus(FLOOR_DELAY));
+        if now < due {
+            return Next::At(due);
+        }
+        match self.write(medium, site, floor) {
+            Ok(()) => {
+                self.backoff.succeeded();
+                self.due = None;
+                health.count(|health| {
+                    health.floor_failing = false;
+                    health.syncs += 2;
+                });
+                Next::Idle
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the floor file was not written");
+                health.count(|health| health.floor_failing = true);
+                let again = site.with_rng(|rng| self.backoff.failed(now, rng));
+                self.due = again;
+                again.map_or(Next::Idle, Next::At)
+            }
+        }
+    }
+
+    fn write<M: Medium>(&mut self, medium: &mut M, site: &Site, floor: Floor) -> Result<(), DiskError> {
+        if floor != self.written {
+            floor.write(medium, site.owner())?;
+            self.written = floor;
+        }
+        Ok(())
+    }
+}
+
+/// When to try again after a failure: at once if it was an interruption, unless they keep coming.
+pub(crate) fn retry_at(backoff: &mut Backoff, error: DiskError, now: Monotonic, site: &Site) -> Option<Monotonic> {
+    let later = site.with_rng(|rng| backoff.failed(now, rng));
+    let at_once = error.kind.class() == FaultClass::Transient && backoff.failures() < STOP_FAILURES_MAX;
+    if at_once { Some(now) } else { later }
+}
+
+/// The thread that a drainer runs in.
+pub struct DrainerThread;
+
+impl DrainerThread {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// If the system has no thread left.
+    pub fn spawn<M: Medium>(mut drainer: Drainer<M>, clock: Arc<dyn Clock>) -> std::io::Result<DrainerHandle> {
+        let stop = drainer.stop_switch();
+        let health = drainer.health();
+        let bell = drainer.site.bell().clone();
+        let run = move || {
+            // A panic here would leave a node that answers and does not persist.
+            let fuse = DieOnUnwind::new("a panic in the drainer");
+            loop {
+                match drainer.step(clock.now()) {
+                    Next::Now => {}
+                    Next::At(when) => bell.wait(Some(when.since(clock.now()))),
+                    Next::Idle => bell.wait(None),
+                    Next::Stopped => break,
+                }
+            }
+            let report = drainer.report.clone();
+            drop(drainer);
+            fuse.defuse();
+            report
+        };
+        let thread = std::thread::Builder::new().name("drainer".to_owned()).spawn(run)?;
+        Ok(DrainerHandle { stop, health, thread: Some(thread) })
+    }
+}
+
+/// A running drainer. Dropping it stops and joins it.
+#[derive(Debug)]
+pub struct DrainerHandle {
+    stop: StopSwitch,
+    health: HealthCell,
+    thread: Option<JoinHandle<FinalReport>>,
+}
+
+impl DrainerHandle {
+    /// Has everything written that can be, and waits for the end.
+    #[must_use = "changes may be unsaved"]
+    pub fn stop(mut self) -> FinalReport {
+        self.join().unwrap_or_default()
+    }
+
+    /// How the disk is doing.
+    #[must_use]
+    pub fn health(&self) -> StorageHealth {
+        self.health.snapshot()
+    }
+
+    /// How the disk is doing, for a reader that outlives this handle.
+    #[must_use]
+    pub fn health_cell(&self) -> HealthCell {
+        self.health.clone()
+    }
+
+    fn join(&mut self) -> Option<FinalReport> {
+        let thread = self.thread.take()?;
+        self.stop.stop();
+        // The thread does not unwind: a panic in it ends the process.
+        thread.join().ok()
+    }
+}
+
+impl Drop for DrainerHandle {
+    fn drop(&mut self) {
+        let _ = self.join();
+    }
+}

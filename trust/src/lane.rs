@@ -1,0 +1,304 @@
+//! One store's part in a step of the drainer: what is due, which way it goes to the disk, and what follows.
+//!
+//! States: *appending* (the ordinary one); *appending while a checkpoint is built*; *closed* (the file takes no more:
+//! a sync failed, a write could not be undone, a name is in doubt, or a batch is longer than a frame), in which a
+//! checkpoint is the only way, and whoever waits, waits for it.
+//!
+//! Invariants: changes that were taken from the table stay in `pending` until they are durable; newer ones join them,
+//! so that an attempt always covers all up to its revision. `pending` is given up only when a checkpoint begins on a
+//! closed file: its walk reads the same records, or newer ones.
+//!
+//! Not here: the disk steps (`log_file`, `checkpoint`), waiting and threads (`drainer`).
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::checkpoint::{Checkpoint, Predecessor, discard, encode_change};
+use crate::drainer::{Context, Next, STOP_FAILURES_MAX, Unsaved, retry_at};
+use crate::error::DiskError;
+use crate::frame::{MAX_PAYLOAD_BYTES, Payload};
+use crate::log_file::LogFile;
+use crate::medium::{Medium, Monotonic};
+use crate::record::{FileKind, Record, Revision};
+use crate::retry::{Backoff, RetryPolicy};
+use crate::signals::Publisher;
+use crate::store::Store;
+use crate::table::{Changes, Taken, Urgency};
+
+/// How long lazy changes may wait for company.
+pub const LAZY_DELAY: Duration = Duration::from_secs(1);
+
+/// A log shorter than this is not worth a checkpoint.
+pub const CHECKPOINT_BYTES_MIN: u64 = 4 << 20;
+
+/// A log is outgrown when it is so many times as long as its live content.
+const OUTGROWN_FACTOR: u64 = 2;
+
+/// A store's part in the drainer, whatever its records.
+pub(crate) trait Lane<M: Medium>: Send {
+    fn kind(&self) -> FileKind;
+    fn durable(&self) -> Revision;
+    fn step(&mut self, context: &mut Context<'_, M>) -> Next;
+    fn end(&mut self, context: &mut Context<'_, M>) -> Option<Unsaved>;
+}
+
+/// The file of a store, on its way to the drainer.
+pub struct Log<R: Record, M: Medium> {
+    store: Store<R>,
+    publisher: Publisher,
+    file: LogFile<M::File>,
+    pending: Option<Taken<R>>,
+    checkpoint: Option<Checkpoint<R, M>>,
+    lazy_since: Option<Monotonic>,
+    backoff: Backoff,
+    retry_at: Option<Monotonic>,
+    compaction: Backoff,
+    compact_at: Option<Monotonic>,
+}
+
+impl<R: Record, M: Medium> Log<R, M> {
+    pub(crate) const fn new(store: Store<R>, publisher: Publisher, file: LogFile<M::File>) -> Self {
+        Self {
+            store,
+            publisher,
+            file,
+            pending: None,
+            checkpoint: None,
+            lazy_since: None,
+            backoff: Backoff::new(RetryPolicy::DISK),
+            retry_at: None,
+            compaction: Backoff::new(RetryPolicy::DISK),
+            compact_at: None,
+        }
+    }
+
+    /// What is due now, if anything; else when something will be.
+    fn due(&mut self, context: &Context<'_, M>) -> Result<(), Next> {
+        if !self.file.is_appendable() || self.pending.is_some() {
+            return Ok(());
+        }
+        match self.store.owed() {
+            None => {
+                self.lazy_since = None;
+                Err(Next::Idle)
+            }
+            Some(Urgency::Critical) => Ok(()),
+            Some(Urgency::Lazy) => {
+                let when = self.lazy_since.get_or_insert(context.now).plus(LAZY_DELAY);
+                if context.stopping || context.now >= when { Ok(()) } else { Err(Next::At(when)) }
+            }
+        }
+    }
+
+    /// Takes what is dirty, together with what is pending.
+    fn take(&mut self) -> Taken<R> {
+        self.lazy_since = None;
+        let mut taken = self.store.take_dirty();
+        if let Some(pending) = self.pending.take() {
+            let newer = std::mem::replace(&mut taken.changes, pending.changes);
+            taken.changes.extend(newer);
+        }
+        taken
+    }
+
+    fn append(&mut self, context: &mut Context<'_, M>) -> Next {
+        let pending = self.take();
+        let revision = pending.revision;
+        let payload = encode_batch(&pending.changes);
+        self.pending = Some(pending);
+        context.health.begun(R::KIND, context.now);
+        let Some(payload) = payload else {
+            // Longer than a frame: a checkpoint writes it in pieces, and makes it visible at once.
+            self.file.close();
+            return Next::Now;
+        };
+        match self.file.append(revision, &payload) {
+            Ok(bytes) => {
+                self.pending = None;
+                self.succeeded(context, revision);
+                context.health.count(|health| {
+                    health.bytes_appended += bytes;
+                    health.syncs += 1;
+                    health.batches += 1;
+                });
+                tracing::trace!(file = %R::KIND, %revision, bytes, changes = payload.count, "batch durable");
+                self.copy_to_checkpoint(context, &payload);
+                Next::Idle
+            }
+            Err(error) => self.failed(context, revision, error),
+        }
+    }
+
+    fn succeeded(&mut self, context: &Context<'_, M>, revision: Revision) {
+        if self.backoff.failures() > 0 {
+            tracing::info!(file = %R::KIND, %revision, failures = self.backoff.failures(), "the disk takes changes again");
+        }
+        self.backoff.succeeded();
+        self.retry_at = None;
+        context.health.succeeded(R::KIND);
+        self.publisher.durable(revision);
+    }
+
+    fn failed(&mut self, context: &Context<'_, M>, revision: Revision, error: DiskError) -> Next {
+        tracing::warn!(file = %R::KIND, %revision, %error, "changes are not durable, will be tried again");
+        context.health.failed(R::KIND, error);
+        self.retry_at = retry_at(&mut self.backoff, error, context.now, context.site);
+        self.publisher.failed(revision, error.kind);
+        self.retry_at.map_or(Next::Idle, Next::At)
+    }
+
+    fn copy_to_checkpoint(&mut self, context: &mut Context<'_, M>, payload: &Payload) {
+        if let Some(checkpoint) = &mut self.checkpoint
+            && let Err(error) = checkpoint.copy(payload)
+        {
+            self.compaction_failed(context, error);
+        }
+    }
+
+    fn compaction_failed(&mut self, context: &mut Context<'_, M>, error: DiskError) {
+        tracing::warn!(file = %R::KIND, %error, "a checkpoint failed, will be tried again");
+        self.checkpoint = None;
+        discard(context.medium, R::KIND);
+        self.compact_at = retry_at(&mut self.compaction, error, context.now, context.site);
+    }
+
+    /// Whether a checkpoint is wanted, though not needed; else when to look again.
+    fn compact(&mut self, context: &mut Context<'_, M>) -> Next {
+        if context.stopping || self.pending.is_some() {
+            return Next::Idle;
+        }
+        if self.checkpoint.is_none() {
+            if !self.is_outgrown() {
+                return Next::Idle;
+            }
+            if let Some(when) = self.compact_at.filter(|when| context.now < *when) {
+                return Next::At(when);
+            }
+        }
+        match self.checkpoint_step(context) {
+            Ok(next) => next,
+            Err(error) if self.file.is_appendable() => {
+                self.compaction_failed(context, error);
+                self.compact_at.map_or(Next::Idle, Next::At)
+            }
+            // The names are in doubt: from here on a checkpoint is needed.
+            Err(error) => self.checkpoint_failed(context, error),
+        }
+    }
+
+    fn is_outgrown(&self) -> bool {
+        let end = self.file.end();
+        end >= CHECKPOINT_BYTES_MIN
+            && end >= OUTGROWN_FACTOR.saturating_mul(self.file.estimate(self.store.len() as u64))
+    }
+
+    /// The file takes no more: a checkpoint is the way for whatever waits.
+    fn replace(&mut self, context: &mut Context<'_, M>) -> Next {
+        context.health.begun(R::KIND, context.now);
+        match self.checkpoint_step(context) {
+            Ok(next) => next,
+            Err(error) => self.checkpoint_failed(context, error),
+        }
+    }
+
+    fn checkpoint_failed(&mut self, context: &mut Context<'_, M>, error: DiskError) -> Next {
+        self.checkpoint = None;
+        discard(context.medium, R::KIND);
+        // It would have covered everything up to now.
+        self.failed(context, self.store.revision(), error)
+    }
+
+    /// One part of a checkpoint: its begin, a piece, or its end.
+    fn checkpoint_step(&mut self, context: &mut Context<'_, M>) -> Result<Next, DiskError> {
+        let Some(checkpoint) = &mut self.checkpoint else {
+            let old = Predecessor { revision: self.publisher.current(), chain: *self.file.chain() };
+            self.checkpoint = Some(Checkpoint::begin(context.medium, context.site, &old)?);
+            if let (false, Some(pending)) = (self.file.is_appendable(), &mut self.pending) {
+                pending.changes = BTreeMap::new();
+            }
+            return Ok(Next::Now);
+        };
+        if !checkpoint.is_walked() {
+            let bytes = checkpoint.piece(&self.store)?;
+            context.health.count(|health| health.bytes_checkpointed += bytes);
+            return Ok(Next::Now);
+        }
+        let Some(checkpoint) = self.checkpoint.take() else { return Ok(Next::Now) };
+        let pending = self.take();
+        let records = pending.records;
+        let revision = pending.revision;
+        let finished = checkpoint.finish(context.medium, &pending.changes, (revision, records));
+        self.pending = Some(pending);
+        match finished {
+            Ok(file) => {
+                self.file = file;
+                self.pending = None;
+                self.compaction.succeeded();
+                self.compact_at = None;
+                self.succeeded(context, revision);
+                context.health.count(|health| {
+                    health.checkpoints += 1;
+                    health.syncs += 2;
+                });
+                tracing::debug!(file = %R::KIND, %revision, records, bytes = self.file.end(), "checkpoint complete");
+                Ok(Next::Idle)
+            }
+            Err(failed) => {
+                if failed.name_in_doubt {
+                    self.file.close();
+                }
+                Err(failed.error)
+            }
+        }
+    }
+}
+
+impl<R: Record, M: Medium> Lane<M> for Log<R, M> {
+    fn kind(&self) -> FileKind {
+        R::KIND
+    }
+
+    fn durable(&self) -> Revision {
+        self.publisher.current()
+    }
+
+    fn step(&mut self, context: &mut Context<'_, M>) -> Next {
+        if context.stopping {
+            if self.backoff.failures() >= STOP_FAILURES_MAX && self.retry_at.is_some() {
+                return Next::Idle;
+            }
+        } else if let Some(when) = self.retry_at.filter(|when| context.now < *when) {
+            return Next::At(when);
+        }
+        let written = match self.due(context) {
+            Ok(()) if self.file.is_appendable() => self.append(context),
+            Ok(()) => return self.replace(context),
+            Err(next) => next,
+        };
+        if self.file.is_appendable() && self.retry_at.is_none() { written.min(self.compact(context)) } else { written }
+    }
+
+    fn end(&mut self, context: &mut Context<'_, M>) -> Option<Unsaved> {
+        if self.checkpoint.take().is_some() {
+            discard(context.medium, R::KIND);
+        }
+        if let Err(error) = self.file.trim() {
+            tracing::debug!(file = %R::KIND, %error, "allocated room was not given back");
+        }
+        self.publisher.stopped();
+        let (durable, revision) = (self.publisher.current(), self.store.revision());
+        (durable < revision).then_some(Unsaved { file: R::KIND, durable, revision })
+    }
+}
+
+/// The payload of a batch, unless it is longer than a frame.
+fn encode_batch<R: Record>(changes: &Changes<R>) -> Option<Payload> {
+    let mut payload = Payload::default();
+    for (key, change) in changes {
+        encode_change(&mut payload, key, change.as_deref());
+        if payload.bytes.len() > MAX_PAYLOAD_BYTES {
+            return None;
+        }
+    }
+    Some(payload)
+}

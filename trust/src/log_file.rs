@@ -1,0 +1,196 @@
+//! A record file that is being appended to.
+//!
+//! Invariants: at most one frame is not synced. `end` and `chain` move only after a frame's write *and* fsync have
+//! succeeded. After a failed fsync, or a failed write that could not be undone, the file is closed to appends for
+//! good: what the kernel holds of it and what the disk holds may differ, and no later fsync would tell.
+//!
+//! Disk steps of an append, in the drainer's thread:
+//! 1. if the frame does not fit into what is allocated, allocate more (crash: a longer tail of zeros, which is legal);
+//! 2. write the frame at `end` (crash: any of its sectors, a torn tail that recovery cuts off);
+//! 3. fsync the data (crash: as before, or the whole frame);
+//! 4. if the write failed, truncate to `end` instead (crash: a torn tail).
+//!
+//! Not here: retry (`drainer`), the snapshot that a file begins with (`checkpoint`).
+
+use crate::error::{DiskError, DiskErrorKind};
+use crate::frame::{Digest, FILE_HEADER_BYTES, FRAME_OVERHEAD_BYTES, FileHeader, FrameKind, Payload, encode_frame};
+use crate::medium::{MediumFile, uninterrupted, write_all};
+use crate::record::Revision;
+
+/// How much is allocated at a time: room for thousands of changes, so that few appends change the file's length.
+pub const ALLOCATION_BYTES: u64 = 1 << 20;
+
+/// What the live content of a log is estimated from.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct PutSizes {
+    pub(crate) puts: u64,
+    pub(crate) bytes: u64,
+}
+
+impl PutSizes {
+    pub(crate) const fn add(&mut self, count: u64, bytes: u64) {
+        self.puts = self.puts.saturating_add(count);
+        self.bytes = self.bytes.saturating_add(bytes);
+    }
+
+    /// What so many records would take, at the mean of all that were written.
+    pub(crate) fn estimate(&self, records: u64) -> u64 {
+        records.saturating_mul(self.bytes.checked_div(self.puts).unwrap_or(0))
+    }
+}
+
+/// A record file and where its next frame goes.
+#[derive(Debug)]
+pub(crate) struct LogFile<F> {
+    file: F,
+    header: FileHeader,
+    /// Where the next frame goes; all before it is durable, once the file has its name.
+    end: u64,
+    /// Length of the file: `end`, or more where room is allocated.
+    length: u64,
+    chain: Digest,
+    sizes: PutSizes,
+    frame: Vec<u8>,
+    appendable: bool,
+    touched: bool,
+    allocates: bool,
+}
+
+impl<F: MediumFile> LogFile<F> {
+    /// A file that was read to `end`.
+    pub(crate) const fn opened(
+        file: F,
+        header: FileHeader,
+        (end, length): (u64, u64),
+        chain: Digest,
+        sizes: PutSizes,
+    ) -> Self {
+        Self {
+            file,
+            header,
+            end,
+            length,
+            chain,
+            sizes,
+            frame: Vec::new(),
+            appendable: true,
+            touched: false,
+            allocates: true,
+        }
+    }
+
+    /// Writes the header of a file that was just created.
+    pub(crate) fn begin(mut file: F, header: FileHeader) -> Result<Self, DiskError> {
+        write_all(&mut file, 0, &header.encode())?;
+        let end = FILE_HEADER_BYTES as u64;
+        let mut log = Self::opened(file, header, (end, end), header.chain_start(), PutSizes::default());
+        log.touched = true;
+        Ok(log)
+    }
+
+    pub(crate) const fn header(&self) -> &FileHeader {
+        &self.header
+    }
+
+    pub(crate) const fn end(&self) -> u64 {
+        self.end
+    }
+
+    pub(crate) const fn chain(&self) -> &Digest {
+        &self.chain
+    }
+
+    /// What so many records would take in a new file.
+    pub(crate) fn estimate(&self, records: u64) -> u64 {
+        self.sizes.estimate(records)
+    }
+
+    /// Whether another frame may be appended.
+    pub(crate) const fn is_appendable(&self) -> bool {
+        self.appendable
+    }
+
+    /// Nothing is ever appended again.
+    pub(crate) const fn close(&mut self) {
+        self.appendable = false;
+    }
+
+    /// Writes a frame without syncing it: for a file that nobody reads before it is synced and renamed.
+    pub(crate) fn write(&mut self, kind: FrameKind, revision: Revision, payload: &Payload) -> Result<u64, DiskError> {
+        let chain = self.write_frame(kind, revision, payload)?;
+        Ok(self.advance(chain, payload))
+    }
+
+    /// Appends a batch and syncs it: steps 1 to 4. Returns how many bytes it took.
+    pub(crate) fn append(&mut self, revision: Revision, payload: &Payload) -> Result<u64, DiskError> {
+        self.touched = true;
+        self.allocate_for(payload);
+        let chain = match self.write_frame(FrameKind::Batch, revision, payload) {
+            Ok(chain) => chain,
+            Err(error) => {
+                self.undo();
+                return Err(error);
+            }
+        };
+        if let Err(error) = self.file.sync_data() {
+            self.appendable = false;
+            return Err(error);
+        }
+        Ok(self.advance(chain, payload))
+    }
+
+    pub(crate) fn sync_data(&mut self) -> Result<(), DiskError> {
+        self.file.sync_data()
+    }
+
+    pub(crate) fn sync(&mut self) -> Result<(), DiskError> {
+        self.file.sync()
+    }
+
+    /// Gives back the room that was allocated and not used, if this run has appended anything. Losing this step to a
+    /// crash leaves zeros, which are legal.
+    pub(crate) fn trim(&mut self) -> Result<(), DiskError> {
+        if self.touched && self.appendable && self.length > self.end {
+            uninterrupted(|| self.file.truncate(self.end))?;
+            self.length = self.end;
+        }
+        Ok(())
+    }
+
+    fn write_frame(&mut self, kind: FrameKind, revision: Revision, payload: &Payload) -> Result<Digest, DiskError> {
+        self.frame.clear();
+        let what = (kind, revision, &self.chain);
+        let digest = encode_frame(&mut self.frame, &self.header.id, self.end, what, payload);
+        write_all(&mut self.file, self.end, &self.frame)?;
+        Ok(digest)
+    }
+
+    fn advance(&mut self, chain: Digest, payload: &Payload) -> u64 {
+        let bytes = (payload.bytes.len() + FRAME_OVERHEAD_BYTES) as u64;
+        self.sizes.add(u64::from(payload.count), bytes);
+        self.chain = chain;
+        self.end += bytes;
+        self.length = self.length.max(self.end);
+        bytes
+    }
+
+    fn allocate_for(&mut self, payload: &Payload) {
+        let frame = (payload.bytes.len() + FRAME_OVERHEAD_BYTES) as u64;
+        if !self.allocates || self.end + frame <= self.length {
+            return;
+        }
+        let room = frame.max(ALLOCATION_BYTES);
+        match self.file.allocate(self.end, room) {
+            Ok(()) => self.length = self.end + room,
+            // Room is for speed only. If there is truly none, the write will say so.
+            Err(error) => self.allocates = error.kind != DiskErrorKind::Unsupported,
+        }
+    }
+
+    fn undo(&mut self) {
+        match uninterrupted(|| self.file.truncate(self.end)) {
+            Ok(()) => self.length = self.end,
+            Err(_) => self.appendable = false,
+        }
+    }
+}

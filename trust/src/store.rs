@@ -1,0 +1,163 @@
+//! A table with its lock, its index and its signals.
+//!
+//! ```text
+//! write:  lock -> change the table, update the index -> unlock -> ring the bell
+//! ```
+//!
+//! Invariants: access is by closure, and what runs inside touches a bounded number of records and does no I/O, no
+//! encoding, no logging and takes no other lock (LOCK). The bell is rung after the release. A panic inside ends the
+//! process. How long the lock is held is measured at every use.
+//!
+//! The lock is a plain mutex: holds are about a microsecond, which is shorter than what a reader-writer lock costs,
+//! and reads that must not wait use the index.
+//!
+//! Not here: the disk (`drainer`), what a change means (`rules`).
+
+use std::sync::Arc;
+
+use crate::hold::{HoldTimes, HoldTimesSnapshot};
+use crate::medium::Clock;
+use crate::record::{Record, Revision};
+use crate::signals::{Durable, Publisher};
+use crate::sync::{AtomicU64, Bell, Lock, Ordering};
+use crate::table::{Cursor, Table, Taken, Urgency, WALK_RECORDS_MAX};
+
+/// The records of one kind. Cloning it is cheap; all clones are one store.
+pub struct Store<R: Record> {
+    shared: Arc<Shared<R>>,
+}
+
+struct Shared<R: Record> {
+    table: Lock<Table<R>>,
+    index: Arc<R::Index>,
+    durable: Durable,
+    revision: AtomicU64,
+    bell: Bell,
+    clock: Arc<dyn Clock>,
+    holds: HoldTimes,
+}
+
+impl<R: Record> Clone for Store<R> {
+    fn clone(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared) }
+    }
+}
+
+impl<R: Record> Store<R> {
+    pub(crate) fn new(table: Table<R>, bell: Bell, clock: Arc<dyn Clock>) -> (Self, Publisher) {
+        let revision = table.revision();
+        let (durable, publisher) = Durable::new(revision);
+        let shared = Shared {
+            index: Arc::clone(table.index()),
+            table: Lock::new(table),
+            durable,
+            revision: AtomicU64::new(revision.0),
+            bell,
+            clock,
+            holds: HoldTimes::default(),
+        };
+        (Self { shared: Arc::new(shared) }, publisher)
+    }
+
+    /// Looks at the table. A bounded number of records only: to see all of them, use [`walk`](Self::walk).
+    pub fn read<T>(&self, f: impl FnOnce(&Table<R>) -> T) -> T {
+        self.locked(|table| f(table))
+    }
+
+    /// Changes the table. Returns the revision after the closure: that of the last change, whoever made it, where this
+    /// one made none.
+    pub fn write<T>(&self, f: impl FnOnce(&mut Table<R>) -> T) -> (T, Revision) {
+        let (out, revision, ring) = self.locked(|table| {
+            let out = f(table);
+            let revision = table.revision();
+            self.shared.revision.store(revision.0, Ordering::Release);
+            (out, revision, table.take_ring())
+        });
+        if ring {
+            self.shared.bell.ring();
+        }
+        (out, revision)
+    }
+
+    /// The view that needs no lock.
+    #[must_use]
+    pub fn index(&self) -> &R::Index {
+        &self.shared.index
+    }
+
+    /// Which revision the disk holds, and waiting for one.
+    #[must_use]
+    pub fn durable(&self) -> &Durable {
+        &self.shared.durable
+    }
+
+    /// The number of the last change. Does not wait.
+    #[must_use]
+    pub fn revision(&self) -> Revision {
+        Revision(self.shared.revision.load(Ordering::Acquire))
+    }
+
+    /// All records, in pieces of at most 256, each copied out under one hold of the lock. A record that is there all
+    /// the while is seen exactly once, as it was at some moment of the walk.
+    #[must_use]
+    pub fn walk(&self) -> Walk<R> {
+        Walk { store: self.clone(), cursor: Cursor::start(), ended: false }
+    }
+
+    /// How long the lock was held, so far.
+    #[must_use]
+    pub fn hold_times(&self) -> HoldTimesSnapshot {
+        self.shared.holds.snapshot()
+    }
+
+    fn locked<T>(&self, f: impl FnOnce(&mut Table<R>) -> T) -> T {
+        let (out, held) = self.shared.table.with(|table| {
+            let taken = self.shared.clock.now();
+            let out = f(table);
+            (out, self.shared.clock.now().since(taken))
+        });
+        self.shared.holds.add(held);
+        out
+    }
+}
+
+/// For the drainer.
+impl<R: Record> Store<R> {
+    pub(crate) fn owed(&self) -> Option<Urgency> {
+        self.locked(|table| table.owed())
+    }
+
+    pub(crate) fn take_dirty(&self) -> Taken<R> {
+        self.locked(Table::take_dirty)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.locked(|table| table.len())
+    }
+
+    pub(crate) fn walk_piece(&self, cursor: &mut Cursor<R::Key>, out: &mut Vec<(R::Key, Arc<R>)>) -> bool {
+        self.locked(|table| table.walk(cursor, out))
+    }
+}
+
+/// Iterator over all records of a store, in pieces.
+pub struct Walk<R: Record> {
+    store: Store<R>,
+    cursor: Cursor<R::Key>,
+    ended: bool,
+}
+
+impl<R: Record> Iterator for Walk<R> {
+    type Item = Vec<(R::Key, Arc<R>)>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while !self.ended {
+            let mut piece = Vec::with_capacity(WALK_RECORDS_MAX);
+            self.ended = !self.store.walk_piece(&mut self.cursor, &mut piece);
+            if !piece.is_empty() {
+                return Some(piece);
+            }
+        }
+        None
+    }
+}
