@@ -1,0 +1,236 @@
+//! QUIC: one endpoint per listen address, each of them client and server, with our settings throughout.
+//!
+//! Invariants: every connection that comes out of [`Transport::dial`] or of an accepted [`quinn::Incoming`] proved an
+//! Ed25519 key ([`peer_of`]); one that was dialled proved the key it was dialled for, before anything of ours was sent.
+//! No session is ever resumed. What a connection can make us hold is bounded by [`quic_settings`].
+//!
+//! Not here: who may come in (`admission`), what is said on streams (`driver`), which connection stays (`registry`),
+//! and how long an accepted handshake may take (its caller: TLS 5 s).
+
+mod ending;
+mod socket;
+mod tls;
+
+#[cfg(test)]
+mod tests;
+
+use std::future::{Future, poll_fn};
+use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
+use std::time::Duration;
+
+use handfast_protocol::limits::STREAMS_MAX;
+use handfast_protocol::{CloseCode, PeerId, SecretKey};
+use quinn::{EndpointConfig, IdleTimeout, TokioRuntime, TransportConfig, ValidationTokenConfig, VarInt};
+
+pub use self::ending::{CloseReason, DialError, TransportError, close_reason};
+pub use self::tls::KeyExchange;
+use self::tls::{Found, Tls};
+
+const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
+const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
+/// Connection attempts that wait for admission.
+const INCOMING_MAX: usize = 1024;
+const INCOMING_BUFFER_BYTES: u64 = 8 * 1024;
+const INCOMING_BUFFERS_BYTES: u64 = 2 * 1024 * 1024;
+
+const _: () = assert!(STREAM_WINDOW_BYTES < CONNECTION_WINDOW_BYTES);
+
+/// What an operator can choose about the transport.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TransportSettings {
+    /// How the two ends agree on keys.
+    pub key_exchange: KeyExchange,
+    /// A connection without a packet for this long is lost.
+    pub idle_timeout: Duration,
+    /// A packet is sent after this long without one; less than half of the idle time, so that one may be lost.
+    pub keep_alive: Duration,
+    /// Send and receive buffer to ask the system for, per socket.
+    pub socket_buffer_bytes: usize,
+}
+
+impl Default for TransportSettings {
+    fn default() -> TransportSettings {
+        TransportSettings {
+            key_exchange: KeyExchange::X25519,
+            idle_timeout: Duration::from_secs(30),
+            keep_alive: Duration::from_secs(10),
+            socket_buffer_bytes: 4 * 1024 * 1024,
+        }
+    }
+}
+
+/// All endpoints of a node.
+#[derive(Debug)]
+pub struct Transport {
+    own: PeerId,
+    tls: Tls,
+    quic: Arc<TransportConfig>,
+    endpoints: Vec<Listener>,
+    /// Which endpoint is asked first, so that a busy one does not starve the others.
+    turn: AtomicUsize,
+}
+
+#[derive(Debug)]
+struct Listener {
+    endpoint: quinn::Endpoint,
+    local: SocketAddr,
+    takes_ipv4: bool,
+}
+
+impl Transport {
+    /// Binds every address. Must be called within a tokio runtime: quinn spawns its drivers there. `[::]` takes IPv4
+    /// too unless an IPv4 address of `listen` has the same port, and stands for `0.0.0.0` where there is no IPv6.
+    ///
+    /// # Errors
+    /// The first address that could not be bound, and why.
+    pub fn bind(
+        listen: &[SocketAddr],
+        key: &SecretKey,
+        settings: &TransportSettings,
+    ) -> Result<Transport, TransportError> {
+        let tls = Tls::new(key, settings.key_exchange)?;
+        let quic = Arc::new(quic_settings(settings));
+        let server = server_config(&tls, &quic)?;
+        let mut endpoints = Vec::with_capacity(listen.len());
+        for socket in socket::bind_all(listen, settings.socket_buffer_bytes)? {
+            let failed = |source| TransportError::Socket { address: socket.local, source };
+            let runtime = Arc::new(TokioRuntime);
+            let endpoint =
+                quinn::Endpoint::new(EndpointConfig::default(), Some(server.clone()), socket.socket, runtime)
+                    .map_err(failed)?;
+            endpoints.push(Listener { endpoint, local: socket.local, takes_ipv4: socket.takes_ipv4 });
+        }
+        Ok(Transport { own: key.peer_id(), tls, quic, endpoints, turn: AtomicUsize::new(0) })
+    }
+
+    /// What was bound, with the ports that the system chose.
+    pub fn local_addrs(&self) -> Vec<SocketAddr> {
+        self.endpoints.iter().map(|listener| listener.local).collect()
+    }
+
+    /// The next connection attempt on any endpoint; `None` once all are closed. Dropping the future loses none.
+    pub async fn accept(&self) -> Option<quinn::Incoming> {
+        let first = self.turn.fetch_add(1, Ordering::Relaxed) % self.endpoints.len().max(1);
+        let (before, from_first) = self.endpoints.split_at(first);
+        let mut accepts: Vec<_> =
+            from_first.iter().chain(before).map(|listener| Box::pin(listener.endpoint.accept())).collect();
+        poll_fn(|context| {
+            let mut open = false;
+            for accept in &mut accepts {
+                match pin!(accept).poll(context) {
+                    Poll::Ready(Some(incoming)) => return Poll::Ready(Some(incoming)),
+                    Poll::Ready(None) => {}
+                    Poll::Pending => open = true,
+                }
+            }
+            if open { Poll::Pending } else { Poll::Ready(None) }
+        })
+        .await
+    }
+
+    /// Connects to `peer` at an address. Whoever answers there with another key gets nothing of ours.
+    ///
+    /// # Errors
+    /// See [`DialError`]. A handshake that is still going on at the deadline is given up.
+    pub async fn dial(
+        &self,
+        peer: &PeerId,
+        at: SocketAddr,
+        deadline: Duration,
+    ) -> Result<quinn::Connection, DialError> {
+        if *peer == self.own {
+            return Err(DialError::Myself);
+        }
+        let found = Found::default();
+        let connecting = self.connect(peer, at, &found)?;
+        match tokio::time::timeout(deadline, connecting).await {
+            Ok(Ok(connection)) => Ok(connection),
+            Ok(Err(error)) => Err(found.key().map_or_else(|| DialError::of(&error), DialError::wrong_key)),
+            Err(_elapsed) => Err(DialError::TimedOut),
+        }
+    }
+
+    fn connect(&self, peer: &PeerId, at: SocketAddr, found: &Found) -> Result<quinn::Connecting, DialError> {
+        let listener = self.listener_for(at).ok_or(DialError::Unreachable)?;
+        let mut config = quinn::ClientConfig::new(self.tls.client(peer, found)?);
+        config.transport_config(Arc::clone(&self.quic));
+        config.token_store(Arc::new(quinn::NoneTokenStore));
+        // The encoded id serves as the name that rustls wants; it stays here, because SNI is off.
+        Ok(listener.endpoint.connect_with(config, at, &peer.to_string())?)
+    }
+
+    /// An endpoint from which `at` can be reached: of its family, and not bound to loopback unless `at` is there too.
+    fn listener_for(&self, at: SocketAddr) -> Option<&Listener> {
+        let can_reach = |listener: &&Listener| {
+            let family = if at.is_ipv4() { listener.takes_ipv4 } else { listener.local.is_ipv6() };
+            family && (is_loopback(at.ip()) || !is_loopback(listener.local.ip()))
+        };
+        self.endpoints.iter().find(can_reach)
+    }
+
+    /// Closes every connection with this code and stops taking new ones.
+    pub fn close(&self, code: CloseCode) {
+        for listener in &self.endpoints {
+            listener.endpoint.close(VarInt::from_u32(code.code()), b"");
+        }
+    }
+
+    /// Returns when the ends of all connections have been told, or have been waited for long enough.
+    pub async fn wait_idle(&self) {
+        for listener in &self.endpoints {
+            listener.endpoint.wait_idle().await;
+        }
+    }
+}
+
+/// Whose key TLS proved on this connection.
+pub fn peer_of(connection: &quinn::Connection) -> Option<PeerId> {
+    let identity = connection.peer_identity()?.downcast::<Vec<rustls::pki_types::CertificateDer<'static>>>().ok()?;
+    tls::proven_key(identity.first()?)
+}
+
+/// The address at the other end, IPv4 as IPv4 also on a socket of both families.
+pub fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+fn is_loopback(ip: IpAddr) -> bool {
+    ip.to_canonical().is_loopback()
+}
+
+fn server_config(tls: &Tls, quic: &Arc<TransportConfig>) -> Result<quinn::ServerConfig, TransportError> {
+    let mut tokens = ValidationTokenConfig::default();
+    // A token would let an address that was validated once skip Retry for weeks.
+    tokens.sent(0).log(Arc::new(quinn::NoneTokenLog));
+    let mut config = quinn::ServerConfig::with_crypto(tls.server()?);
+    config
+        .transport_config(Arc::clone(quic))
+        .validation_token_config(tokens)
+        .max_incoming(INCOMING_MAX)
+        .incoming_buffer_size(INCOMING_BUFFER_BYTES)
+        .incoming_buffer_size_total(INCOMING_BUFFERS_BYTES);
+    Ok(config)
+}
+
+/// What a connection may hold: 8 streams of 64 KiB fit into its 1 MiB, and we buffer as much towards it.
+fn quic_settings(settings: &TransportSettings) -> TransportConfig {
+    let idle_ms = u32::try_from(settings.idle_timeout.as_millis()).unwrap_or(u32::MAX);
+    let mut config = TransportConfig::default();
+    config
+        .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_MAX))
+        .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .stream_receive_window(VarInt::from_u32(STREAM_WINDOW_BYTES))
+        .receive_window(VarInt::from_u32(CONNECTION_WINDOW_BYTES))
+        .send_window(u64::from(CONNECTION_WINDOW_BYTES))
+        .datagram_receive_buffer_size(None)
+        .datagram_send_buffer_size(0)
+        // An exchange is a few packets: probing for larger ones would cost more than it saves.
+        .mtu_discovery_config(None)
+        .keep_alive_interval(Some(settings.keep_alive))
+        .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(idle_ms))));
+    config
+}
