@@ -38,9 +38,6 @@ use crate::table::{Changes, Cursor};
 /// Most bytes of one write, unless a single record is longer.
 const WRITE_BYTES_MAX: usize = 1 << 20;
 
-/// How much is written between two syncs, so that the last one is short.
-const SYNC_EVERY_BYTES: u64 = 1 << 20;
-
 /// A file that is being built.
 pub(crate) struct Checkpoint<R: Record, M: Medium> {
     file: LogFile<M::File>,
@@ -85,7 +82,7 @@ impl<R: Record, M: Medium> Checkpoint<R, M> {
     }
 
     /// Step 2: one hold of the lock, one piece. Returns how many bytes were written.
-    pub(crate) fn piece(&mut self, store: &Store<R>) -> Result<u64, DiskError> {
+    pub(crate) fn piece(&mut self, store: &Store<R>, sync_every: u64) -> Result<u64, DiskError> {
         let mut records = mem::take(&mut self.records);
         let more = store.walk_piece(&mut self.cursor, &mut records);
         let mut pieces = Pieces::default();
@@ -95,7 +92,7 @@ impl<R: Record, M: Medium> Checkpoint<R, M> {
         records.clear();
         self.records = records;
         let written = self.write(pieces)?;
-        if !more || self.file.end() - self.synced >= SYNC_EVERY_BYTES {
+        if !more || self.file.end() - self.synced >= sync_every {
             self.file.sync_data()?;
             self.synced = self.file.end();
         }

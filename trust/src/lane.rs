@@ -28,9 +28,6 @@ use crate::table::{Changes, Taken, Urgency};
 /// How long lazy changes may wait for company.
 pub const LAZY_DELAY: Duration = Duration::from_secs(1);
 
-/// A log shorter than this is not worth a checkpoint.
-pub const CHECKPOINT_BYTES_MIN: u64 = 4 << 20;
-
 /// A log is outgrown when it is so many times as long as its live content.
 const OUTGROWN_FACTOR: u64 = 2;
 
@@ -54,6 +51,7 @@ pub struct Log<R: Record, M: Medium> {
     retry_at: Option<Monotonic>,
     compaction: Backoff,
     compact_at: Option<Monotonic>,
+    stop_failures: u32,
 }
 
 impl<R: Record, M: Medium> Log<R, M> {
@@ -69,6 +67,7 @@ impl<R: Record, M: Medium> Log<R, M> {
             retry_at: None,
             compaction: Backoff::new(RetryPolicy::DISK),
             compact_at: None,
+            stop_failures: 0,
         }
     }
 
@@ -104,7 +103,7 @@ impl<R: Record, M: Medium> Log<R, M> {
     fn append(&mut self, context: &mut Context<'_, M>) -> Next {
         let pending = self.take();
         let revision = pending.revision;
-        let payload = encode_batch(&pending.changes);
+        let payload = encode_batch(&pending.changes, context.site.tuning().batch_bytes_max);
         self.pending = Some(pending);
         context.health.begun(R::KIND, context.now);
         let Some(payload) = payload else {
@@ -112,7 +111,7 @@ impl<R: Record, M: Medium> Log<R, M> {
             self.file.close();
             return Next::Now;
         };
-        match self.file.append(revision, &payload) {
+        match self.file.append(revision, &payload, context.site.tuning().allocation_bytes) {
             Ok(bytes) => {
                 self.pending = None;
                 self.succeeded(context, revision);
@@ -144,6 +143,11 @@ impl<R: Record, M: Medium> Log<R, M> {
         context.health.failed(R::KIND, error);
         self.retry_at = retry_at(&mut self.backoff, error, context.now, context.site);
         self.publisher.failed(revision, error.kind);
+        if context.stopping {
+            // The last drain does not wait: a few more tries, and then it gives up.
+            self.stop_failures += 1;
+            return Next::Now;
+        }
         self.retry_at.map_or(Next::Idle, Next::At)
     }
 
@@ -168,7 +172,7 @@ impl<R: Record, M: Medium> Log<R, M> {
             return Next::Idle;
         }
         if self.checkpoint.is_none() {
-            if !self.is_outgrown() {
+            if !self.is_outgrown(context.site.tuning().checkpoint_bytes_min) {
                 return Next::Idle;
             }
             if let Some(when) = self.compact_at.filter(|when| context.now < *when) {
@@ -186,10 +190,9 @@ impl<R: Record, M: Medium> Log<R, M> {
         }
     }
 
-    fn is_outgrown(&self) -> bool {
+    fn is_outgrown(&self, bytes_min: u64) -> bool {
         let end = self.file.end();
-        end >= CHECKPOINT_BYTES_MIN
-            && end >= OUTGROWN_FACTOR.saturating_mul(self.file.estimate(self.store.len() as u64))
+        end >= bytes_min && end >= OUTGROWN_FACTOR.saturating_mul(self.file.estimate(self.store.len() as u64))
     }
 
     /// The file takes no more: a checkpoint is the way for whatever waits.
@@ -219,7 +222,7 @@ impl<R: Record, M: Medium> Log<R, M> {
             return Ok(Next::Now);
         };
         if !checkpoint.is_walked() {
-            let bytes = checkpoint.piece(&self.store)?;
+            let bytes = checkpoint.piece(&self.store, context.site.tuning().sync_every_bytes)?;
             context.health.count(|health| health.bytes_checkpointed += bytes);
             return Ok(Next::Now);
         }
@@ -264,7 +267,7 @@ impl<R: Record, M: Medium> Lane<M> for Log<R, M> {
 
     fn step(&mut self, context: &mut Context<'_, M>) -> Next {
         if context.stopping {
-            if self.backoff.failures() >= STOP_FAILURES_MAX && self.retry_at.is_some() {
+            if self.stop_failures >= STOP_FAILURES_MAX {
                 return Next::Idle;
             }
         } else if let Some(when) = self.retry_at.filter(|when| context.now < *when) {
@@ -292,11 +295,11 @@ impl<R: Record, M: Medium> Lane<M> for Log<R, M> {
 }
 
 /// The payload of a batch, unless it is longer than a frame.
-fn encode_batch<R: Record>(changes: &Changes<R>) -> Option<Payload> {
+fn encode_batch<R: Record>(changes: &Changes<R>, bytes_max: usize) -> Option<Payload> {
     let mut payload = Payload::default();
     for (key, change) in changes {
         encode_change(&mut payload, key, change.as_deref());
-        if payload.bytes.len() > MAX_PAYLOAD_BYTES {
+        if payload.bytes.len() > bytes_max.min(MAX_PAYLOAD_BYTES) {
             return None;
         }
     }

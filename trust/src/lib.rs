@@ -11,6 +11,8 @@
 
 // The record core.
 mod checkpoint;
+#[cfg(test)]
+mod core_tests;
 mod drainer;
 mod error;
 mod floor;
@@ -27,6 +29,8 @@ mod recover;
 mod retry;
 mod salvage;
 mod signals;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
 mod site;
 mod store;
 mod sync;
@@ -37,7 +41,7 @@ pub use error::{DamageFault, DiskError, DiskErrorKind, DiskOp, DurabilityError, 
 pub use floor::{FLOOR_FILE, Floor};
 pub use health::{DEGRADED_AFTER, DEGRADED_FAILURES, DegradedReason, HealthCell, StorageHealth};
 pub use hold::{HOLD_BUCKETS, HoldTimesSnapshot};
-pub use lane::{CHECKPOINT_BYTES_MIN, LAZY_DELAY, Log};
+pub use lane::{LAZY_DELAY, Log};
 pub use lock::{DirectoryLock, LOCK_FILE, LockError, LockOwner, lock_owner};
 pub use log_file::ALLOCATION_BYTES;
 pub use medium::{Clock, Medium, MediumFile, Monotonic};
@@ -49,6 +53,6 @@ pub use recover::{
 pub use retry::{Backoff, FaultClass, RetryPolicy};
 pub use salvage::{FileReport, SalvageReport, Salvaged, check, salvage, set_aside};
 pub use signals::{Durable, Reached};
-pub use site::Site;
+pub use site::{Site, Tuning};
 pub use store::{Store, Walk};
 pub use table::{SUB_MAPS, Table, Urgency, WALK_RECORDS_MAX};

@@ -17,7 +17,7 @@ use crate::frame::{Digest, FILE_HEADER_BYTES, FRAME_OVERHEAD_BYTES, FileHeader, 
 use crate::medium::{MediumFile, uninterrupted, write_all};
 use crate::record::Revision;
 
-/// How much is allocated at a time: room for thousands of changes, so that few appends change the file's length.
+/// How much is allocated at a time at most: room for thousands of changes, so that few appends change the file's length.
 pub const ALLOCATION_BYTES: u64 = 1 << 20;
 
 /// What the live content of a log is estimated from.
@@ -122,9 +122,9 @@ impl<F: MediumFile> LogFile<F> {
     }
 
     /// Appends a batch and syncs it: steps 1 to 4. Returns how many bytes it took.
-    pub(crate) fn append(&mut self, revision: Revision, payload: &Payload) -> Result<u64, DiskError> {
+    pub(crate) fn append(&mut self, revision: Revision, payload: &Payload, allocation: u64) -> Result<u64, DiskError> {
         self.touched = true;
-        self.allocate_for(payload);
+        self.allocate_for(payload, allocation.min(ALLOCATION_BYTES));
         let chain = match self.write_frame(FrameKind::Batch, revision, payload) {
             Ok(chain) => chain,
             Err(error) => {
@@ -174,12 +174,12 @@ impl<F: MediumFile> LogFile<F> {
         bytes
     }
 
-    fn allocate_for(&mut self, payload: &Payload) {
+    fn allocate_for(&mut self, payload: &Payload, allocation: u64) {
         let frame = (payload.bytes.len() + FRAME_OVERHEAD_BYTES) as u64;
         if !self.allocates || self.end + frame <= self.length {
             return;
         }
-        let room = frame.max(ALLOCATION_BYTES);
+        let room = frame.max(allocation);
         match self.file.allocate(self.end, room) {
             Ok(()) => self.length = self.end + room,
             // Room is for speed only. If there is truly none, the write will say so.

@@ -10,8 +10,34 @@ use std::sync::Arc;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
+use crate::frame::MAX_PAYLOAD_BYTES;
+use crate::log_file::ALLOCATION_BYTES;
 use crate::medium::Clock;
 use crate::sync::{Bell, Lock};
+
+/// Sizes that a suite makes small, so that small files go through everything. None of them is part of the format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tuning {
+    /// How much is allocated at a time; at most [`ALLOCATION_BYTES`].
+    pub allocation_bytes: u64,
+    /// A log shorter than this is not worth a checkpoint.
+    pub checkpoint_bytes_min: u64,
+    /// The longest payload of a batch; at most [`MAX_PAYLOAD_BYTES`]. What is longer goes through a checkpoint.
+    pub batch_bytes_max: usize,
+    /// How much a checkpoint writes between two syncs, so that the last one is short.
+    pub sync_every_bytes: u64,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self {
+            allocation_bytes: ALLOCATION_BYTES,
+            checkpoint_bytes_min: 4 << 20,
+            batch_bytes_max: MAX_PAYLOAD_BYTES,
+            sync_every_bytes: 1 << 20,
+        }
+    }
+}
 
 /// What all stores of one data directory share. Cloning it is cheap; all clones are one.
 #[derive(Clone)]
@@ -20,13 +46,27 @@ pub struct Site {
     clock: Arc<dyn Clock>,
     bell: Bell,
     rng: Arc<Lock<StdRng>>,
+    tuning: Tuning,
 }
 
 impl Site {
     /// The site of a node. `seed` is 32 bytes of entropy, or any bytes where a run is to be repeatable.
     #[must_use]
     pub fn new(owner: [u8; 32], seed: [u8; 32], clock: Arc<dyn Clock>) -> Self {
-        Self { owner, clock, bell: Bell::new(), rng: Arc::new(Lock::new(StdRng::from_seed(seed))) }
+        let rng = Arc::new(Lock::new(StdRng::from_seed(seed)));
+        Self { owner, clock, bell: Bell::new(), rng, tuning: Tuning::default() }
+    }
+
+    /// The same site with other sizes.
+    #[must_use]
+    pub fn with_tuning(self, tuning: Tuning) -> Self {
+        Self { tuning, ..self }
+    }
+
+    /// The sizes in use.
+    #[must_use]
+    pub const fn tuning(&self) -> &Tuning {
+        &self.tuning
     }
 
     /// The node's public key.

@@ -1,0 +1,189 @@
+//! The disk fails: nothing is lost, nothing is confirmed that is not there, and all is well when it works again.
+
+use std::time::Duration;
+
+use crate::error::{DiskErrorKind, DiskOp};
+use crate::medium::Clock as _;
+use crate::record::Revision;
+use crate::sim::{Fault, FaultPlan, Rig, SMALL, SimDisk};
+use crate::{DegradedReason, Next};
+
+const FIVE_SECONDS: Duration = Duration::from_secs(5);
+
+fn fail(only: DiskOp, count: u64) -> Option<FaultPlan> {
+    Some(FaultPlan { from: 0, count, fault: Fault::Error(DiskErrorKind::Io), only: Some(only) })
+}
+
+fn written(disk: &SimDisk, from: usize) -> Vec<DiskOp> {
+    let quiet = [DiskOp::Stat, DiskOp::Read, DiskOp::Allocate];
+    disk.trace()[from..].iter().map(|(op, _)| *op).filter(|op| !quiet.contains(op)).collect()
+}
+
+fn check_recovers(disk: &SimDisk, rig: &mut Rig<SimDisk>) {
+    disk.set_faults(None);
+    rig.settle(FIVE_SECONDS);
+    assert_eq!(rig.store.durable().current(), rig.store.revision());
+    let records = rig.records();
+    let again = Rig::open(disk.clone(), 9, SMALL).unwrap();
+    assert_eq!(again.records(), records);
+    assert_eq!(rig.drainer.health().snapshot().degraded(rig.clock.now()), None);
+}
+
+#[test]
+fn a_failed_write_is_undone_and_repeated_on_the_same_file() {
+    let disk = SimDisk::default();
+    let mut rig = Rig::on(&disk);
+    rig.put(1, b"one");
+    rig.step();
+    let end = disk.trace().len();
+    rig.put(2, b"two");
+    disk.set_faults(fail(DiskOp::Write, u64::MAX));
+    rig.step();
+    assert_eq!(rig.store.durable().current(), Revision(1));
+    assert_eq!(written(&disk, end), [DiskOp::Write, DiskOp::Truncate]);
+    disk.set_faults(None);
+    let end = disk.trace().len();
+    rig.clock.advance(FIVE_SECONDS);
+    rig.step();
+    assert_eq!(written(&disk, end)[..2], [DiskOp::Write, DiskOp::Sync]);
+    check_recovers(&disk, &mut rig);
+}
+
+#[test]
+fn a_file_whose_sync_failed_is_never_synced_or_written_again() {
+    let disk = SimDisk::default();
+    let mut rig = Rig::on(&disk);
+    rig.put(1, b"one");
+    rig.step();
+    let end = disk.trace().len();
+    disk.set_faults(fail(DiskOp::Sync, u64::MAX));
+    rig.put(2, b"two");
+    rig.step();
+    let spoiled = disk.trace()[end..].iter().find(|(op, _)| *op == DiskOp::Sync).unwrap().1.clone();
+    disk.set_faults(None);
+    let end = disk.trace().len();
+    check_recovers(&disk, &mut rig);
+    assert!(disk.trace()[end..].iter().all(|(_, on)| *on != spoiled));
+    assert_eq!(rig.drainer.health().snapshot().checkpoints, 1);
+}
+
+#[test]
+fn a_write_that_cannot_be_undone_leads_to_a_fresh_file() {
+    let disk = SimDisk::default();
+    let mut rig = Rig::on(&disk);
+    rig.put(1, b"one");
+    disk.set_faults(Some(FaultPlan {
+        from: disk.operations(),
+        count: u64::MAX,
+        fault: Fault::Error(DiskErrorKind::NoSpace),
+        only: None,
+    }));
+    rig.step();
+    check_recovers(&disk, &mut rig);
+    assert_eq!(rig.drainer.health().snapshot().checkpoints, 1);
+}
+
+#[test]
+fn a_rename_in_doubt_is_followed_by_another_checkpoint() {
+    for (op, fault) in [
+        (DiskOp::Rename, Fault::Error(DiskErrorKind::Io)),
+        (DiskOp::Rename, Fault::ErrorAfter(DiskErrorKind::Io)),
+        (DiskOp::SyncDirectory, Fault::Error(DiskErrorKind::Io)),
+    ] {
+        let disk = SimDisk::default();
+        let mut rig = Rig::on(&disk);
+        for key in 0..200 {
+            rig.put(key % 2, &[5; 40]);
+            disk.set_faults(Some(FaultPlan { from: 0, count: u64::MAX, fault, only: Some(op) }));
+            rig.step();
+        }
+        assert!(rig.drainer.health().snapshot().failures_in_a_row > 0);
+        check_recovers(&disk, &mut rig);
+    }
+}
+
+#[test]
+fn a_failed_compaction_does_not_disturb_appends() {
+    let disk = SimDisk::default();
+    let mut rig = Rig::on(&disk);
+    disk.set_faults(fail(DiskOp::Create, u64::MAX));
+    for key in 0..200 {
+        let revision = rig.put(key % 2, &[5; 40]);
+        rig.step();
+        assert_eq!(rig.store.durable().current(), revision);
+    }
+    assert_eq!(rig.drainer.health().snapshot().checkpoints, 0);
+    check_recovers(&disk, &mut rig);
+    assert_eq!(rig.drainer.health().snapshot().checkpoints, 1);
+}
+
+#[test]
+fn health_tells_of_failing_and_of_hanging() {
+    let disk = SimDisk::default();
+    let mut rig = Rig::on(&disk);
+    let health = rig.drainer.health();
+    rig.put(1, b"one");
+    disk.set_faults(fail(DiskOp::Write, u64::MAX));
+    rig.step();
+    let now = rig.clock.now();
+    assert_eq!(health.snapshot().degraded(now), None);
+    assert_eq!(health.snapshot().degraded(now.plus(Duration::from_secs(2))), Some(DegradedReason::Hanging));
+    rig.settle(FIVE_SECONDS);
+    assert_eq!(health.snapshot().degraded(rig.clock.now()), Some(DegradedReason::Failing));
+    check_recovers(&disk, &mut rig);
+}
+
+#[test]
+fn an_interruption_is_tried_again_at_once() {
+    let disk = SimDisk::default();
+    let mut rig = Rig::on(&disk);
+    let revision = rig.put(1, b"one");
+    disk.set_faults(Some(FaultPlan {
+        from: disk.operations(),
+        count: 3,
+        fault: Fault::Error(DiskErrorKind::Interrupted),
+        only: Some(DiskOp::Write),
+    }));
+    rig.step();
+    assert_eq!(rig.store.durable().current(), revision);
+}
+
+#[test]
+fn a_stop_gives_up_on_a_dead_disk_and_says_what_is_unsaved() {
+    let disk = SimDisk::default();
+    let mut rig = Rig::on(&disk);
+    rig.put(1, b"one");
+    rig.step();
+    rig.put(2, b"two");
+    disk.set_faults(Some(FaultPlan {
+        from: disk.operations(),
+        count: u64::MAX,
+        fault: Fault::Error(DiskErrorKind::Io),
+        only: None,
+    }));
+    rig.stop();
+    let report = rig.drainer.report();
+    assert_eq!(report.unsaved.len(), 1);
+    assert_eq!((report.unsaved[0].durable, report.unsaved[0].revision), (Revision(1), Revision(2)));
+    assert!(report.floor_error.is_some());
+    assert_eq!(rig.step(), Next::Stopped);
+    disk.set_faults(None);
+    assert_eq!(Rig::open(disk, 3, SMALL).unwrap().records()[0], (1, b"one".to_vec()));
+}
+
+#[test]
+fn a_stop_finishes_what_a_failed_sync_has_begun() {
+    let disk = SimDisk::default();
+    let mut rig = Rig::on(&disk);
+    let revision = rig.put(1, b"one");
+    let next_sync = Some(FaultPlan {
+        from: disk.operations(),
+        count: 4,
+        fault: Fault::Error(DiskErrorKind::Io),
+        only: Some(DiskOp::Sync),
+    });
+    disk.set_faults(next_sync);
+    rig.stop();
+    assert_eq!(rig.store.durable().current(), revision);
+    assert!(rig.drainer.report().unsaved.is_empty());
+}

@@ -1,0 +1,7 @@
+//! Tests of the record core, on the simulated disk and, where the kernel matters, on a real one.
+
+mod damage;
+mod faults;
+mod format;
+mod running;
+mod tools;
