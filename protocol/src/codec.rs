@@ -205,6 +205,21 @@ mod tests {
     }
 
     #[test]
+    fn a_second_encoding_of_a_value_is_refused() {
+        /// Reads odd numbers as the even number below, as a lenient type of a later version might.
+        #[derive(Debug, PartialEq, Serialize, Deserialize)]
+        #[serde(from = "u8")]
+        struct Even(u8);
+        impl From<u8> for Even {
+            fn from(number: u8) -> Even {
+                Even(number & !1)
+            }
+        }
+        assert_eq!(decode::<Even>(&[4], 1), Ok(Even(4)));
+        assert_eq!(decode::<Even>(&[5], 1), Err(CodecFault::NotCanonical));
+    }
+
+    #[test]
     fn a_claimed_length_allocates_nothing() {
         let bytes = u64::MAX.to_le_bytes();
         assert_eq!(decode::<Vec<u8>>(&bytes, 64), Err(CodecFault::Malformed));

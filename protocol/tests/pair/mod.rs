@@ -42,7 +42,8 @@ pub(crate) struct Pair {
     pub(crate) conversations: Vec<Conversation>,
     /// Every Offer ever made, with its opener, to be repeated.
     pub(crate) offers: Vec<(usize, Offer)>,
-    now: UnixMillis,
+    /// What both clocks show; it moves with decisions only.
+    pub(crate) now: UnixMillis,
     /// `Granted` answered so far.
     pub(crate) granted: usize,
     /// `Busy` answered so far.
