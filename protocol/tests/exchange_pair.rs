@@ -346,7 +346,7 @@ struct NamesSeed(u64);
 impl Drop for NamesSeed {
     #[allow(clippy::print_stderr, reason = "a failed case must be named to be repeated")]
     fn drop(&mut self) {
-        let NamesSeed(seed) = self;
+        let seed = self.0;
         if std::thread::panicking() {
             eprintln!("repeat with HANDFAST_PAIR_SEEDS={seed}..{}", seed + 1);
         }
