@@ -2,6 +2,7 @@
 //! The only crate that reads clocks and opens sockets.
 
 pub mod clock;
+pub mod config;
 pub mod control;
 pub mod data_dir;
 pub mod identity_file;

@@ -39,7 +39,7 @@ const INCOMING_BUFFERS_BYTES: u64 = 2 * 1024 * 1024;
 
 const _: () = assert!(STREAM_WINDOW_BYTES < CONNECTION_WINDOW_BYTES);
 
-/// What an operator can choose about the transport.
+/// What an operator can choose about the transport; `config` has the defaults.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TransportSettings {
     /// How the two ends agree on keys.
@@ -50,17 +50,6 @@ pub struct TransportSettings {
     pub keep_alive: Duration,
     /// Send and receive buffer to ask the system for, per socket.
     pub socket_buffer_bytes: usize,
-}
-
-impl Default for TransportSettings {
-    fn default() -> TransportSettings {
-        TransportSettings {
-            key_exchange: KeyExchange::X25519,
-            idle_timeout: Duration::from_secs(30),
-            keep_alive: Duration::from_secs(10),
-            socket_buffer_bytes: 4 * 1024 * 1024,
-        }
-    }
 }
 
 /// All endpoints of a node.
