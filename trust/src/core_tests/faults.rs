@@ -178,7 +178,7 @@ fn a_stop_finishes_what_a_failed_sync_has_begun() {
     let revision = rig.put(1, b"one");
     let next_sync = Some(FaultPlan {
         from: disk.operations(),
-        count: 4,
+        count: 2,
         fault: Fault::Error(DiskErrorKind::Io),
         only: Some(DiskOp::Sync),
     });

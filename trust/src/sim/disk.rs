@@ -24,9 +24,9 @@ pub enum Fault {
 /// Which operations go wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FaultPlan {
-    /// The first, by its number.
+    /// None before this one, by its number.
     pub from: u64,
-    /// How many; `u64::MAX` for all that follow.
+    /// How many of those that match; `u64::MAX` for all.
     pub count: u64,
     /// How.
     pub fault: Fault,
@@ -162,10 +162,7 @@ impl Disk {
         let number = self.operations;
         self.operations += 1;
         self.log.push((op, on.to_owned()));
-        let plan = self.plan.filter(|plan| {
-            number >= plan.from && number - plan.from < plan.count && plan.only.is_none_or(|only| only == op)
-        });
-        let outcome = match plan.map(|plan| plan.fault) {
+        let outcome = match self.fault(number, op) {
             None => f(self, false),
             Some(Fault::Short) => f(self, true),
             Some(Fault::ErrorAfter(kind)) => f(self, false).and(Err(kind)),
@@ -183,6 +180,15 @@ impl Disk {
             observer(&self.point);
         }
         outcome.map_err(|kind| DiskError::new(op, kind))
+    }
+
+    fn fault(&mut self, number: u64, op: DiskOp) -> Option<Fault> {
+        let plan = self.plan.as_mut()?;
+        if number < plan.from || plan.count == 0 || plan.only.is_some_and(|only| only != op) {
+            return None;
+        }
+        plan.count -= 1;
+        Some(plan.fault)
     }
 
     fn lose(&mut self, on: &str) {

@@ -163,14 +163,25 @@ impl CrashPoint {
     /// The files by name, if of the uncertain effects those survive that `survives` names by their number.
     #[must_use]
     pub fn image(&self, survives: impl Fn(usize) -> bool) -> BTreeMap<String, Vec<u8>> {
-        let mut number = 0;
-        let mut next = || {
-            number += 1;
-            survives(number - 1)
+        let mut begin = self.names.uncertain();
+        let begins: Vec<_> = self
+            .files
+            .iter()
+            .map(|file| {
+                begin += file.uncertain();
+                begin - file.uncertain()
+            })
+            .collect();
+        let from = |mut number: usize| {
+            let survives = &survives;
+            move || {
+                number += 1;
+                survives(number - 1)
+            }
         };
-        let names = self.names.image(&mut next);
-        let files: Vec<_> = self.files.iter().map(|file| file.image(&mut next)).collect();
-        names.into_iter().map(|(name, inode)| (name, files[inode].clone().into_content())).collect()
+        let names = self.names.image(&mut from(0));
+        let content = |inode: usize| self.files[inode].image(&mut from(begins[inode])).into_content();
+        names.into_iter().map(|(name, inode)| (name, content(inode))).collect()
     }
 }
 
