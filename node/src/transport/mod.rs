@@ -2,7 +2,7 @@
 //!
 //! Invariants: every connection that comes out of [`Transport::dial`] or of an accepted [`quinn::Incoming`] proved an
 //! Ed25519 key ([`peer_of`]); one that was dialled proved the key it was dialled for, before anything of ours was sent.
-//! No session is ever resumed. What a connection can make us hold is bounded by [`quic_settings`].
+//! No session is ever resumed. What a connection can make us hold is bounded (`quic_settings`).
 //!
 //! Not here: who may come in (`admission`), what is said on streams (`driver`), which connection stays (`registry`),
 //! and how long an accepted handshake may take (its caller: TLS 5 s).
@@ -16,7 +16,6 @@ mod tests;
 
 use std::future::{Future, poll_fn};
 use std::net::{IpAddr, SocketAddr};
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
@@ -81,7 +80,7 @@ impl Transport {
         key: &SecretKey,
         settings: &TransportSettings,
     ) -> Result<Transport, TransportError> {
-        let tls = Tls::new(key, settings.key_exchange)?;
+        let tls = Tls::new(key, settings.key_exchange);
         let quic = Arc::new(quic_settings(settings));
         let server = server_config(&tls, &quic)?;
         let mut endpoints = Vec::with_capacity(listen.len());
@@ -110,7 +109,7 @@ impl Transport {
         poll_fn(|context| {
             let mut open = false;
             for accept in &mut accepts {
-                match pin!(accept).poll(context) {
+                match accept.as_mut().poll(context) {
                     Poll::Ready(Some(incoming)) => return Poll::Ready(Some(incoming)),
                     Poll::Ready(None) => {}
                     Poll::Pending => open = true,

@@ -61,14 +61,13 @@ pub(super) struct Tls {
 }
 
 impl Tls {
-    pub(super) fn new(key: &SecretKey, key_exchange: KeyExchange) -> Result<Tls, TransportError> {
+    pub(super) fn new(key: &SecretKey, key_exchange: KeyExchange) -> Tls {
         let provider = Arc::new(provider(key_exchange));
         let spki = spki_of(&key.peer_id());
         let signing = Arc::new(NodeKey { key: Arc::new(key.clone()), spki: spki.clone() });
         let identity = Arc::new(CertifiedKey::new(vec![CertificateDer::from(spki)], signing));
-        identity.keys_match()?;
         let client_identity = Arc::new(AlwaysResolvesClientRawPublicKeys::new(Arc::clone(&identity)));
-        Ok(Tls { provider, identity, client_identity })
+        Tls { provider, identity, client_identity }
     }
 
     /// For whoever comes.
@@ -87,6 +86,10 @@ impl Tls {
 
     /// For one dial to one peer.
     pub(super) fn client(&self, expected: &PeerId, found: &Found) -> Result<Arc<QuicClientConfig>, TransportError> {
+        Ok(Arc::new(QuicClientConfig::try_from(self.client_settings(expected, found)?)?))
+    }
+
+    pub(super) fn client_settings(&self, expected: &PeerId, found: &Found) -> Result<ClientConfig, TransportError> {
         let algorithms = self.provider.signature_verification_algorithms;
         let verifier = Arc::new(OneServer { expected: *expected, found: found.clone(), algorithms });
         let mut config = ClientConfig::builder_with_provider(Arc::clone(&self.provider))
@@ -98,7 +101,7 @@ impl Tls {
         config.enable_sni = false;
         config.resumption = Resumption::disabled();
         config.enable_early_data = false;
-        Ok(Arc::new(QuicClientConfig::try_from(config)?))
+        Ok(config)
     }
 }
 
