@@ -168,6 +168,18 @@ impl<M: Medium> Drainer<M> {
         next.min(self.floor.step(&mut self.medium, &self.site, &self.health, floor, now))
     }
 
+    /// Steps whenever it is time to, until it is stopped.
+    pub(crate) fn run(&mut self, clock: &dyn Clock) -> FinalReport {
+        loop {
+            match self.step(clock.now()) {
+                Next::Now => {}
+                Next::At(when) => drop(self.site.bell().wait(Some(when.since(clock.now())))),
+                Next::Idle => drop(self.site.bell().wait(None)),
+                Next::Stopped => return self.report.clone(),
+            }
+        }
+    }
+
     fn end(&mut self, now: Monotonic) -> Next {
         let mut context =
             Context { medium: &mut self.medium, site: &self.site, health: &self.health, now, stopping: true };
@@ -264,19 +276,10 @@ impl DrainerThread {
     pub fn spawn<M: Medium>(mut drainer: Drainer<M>, clock: Arc<dyn Clock>) -> std::io::Result<DrainerHandle> {
         let stop = drainer.stop_switch();
         let health = drainer.health();
-        let bell = drainer.site.bell().clone();
         let run = move || {
             // A panic here would leave a node that answers and does not persist.
             let fuse = DieOnUnwind::new("a panic in the drainer");
-            loop {
-                match drainer.step(clock.now()) {
-                    Next::Now => {}
-                    Next::At(when) => bell.wait(Some(when.since(clock.now()))),
-                    Next::Idle => bell.wait(None),
-                    Next::Stopped => break,
-                }
-            }
-            let report = drainer.report.clone();
+            let report = drainer.run(clock.as_ref());
             drop(drainer);
             fuse.defuse();
             report

@@ -4,17 +4,18 @@
 //!
 //! Not here: reading the clock (the store does, at both ends of a hold).
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::Counter;
 
 /// Number of buckets: the last but one ends at 2^39 ns, nine minutes.
 pub const HOLD_BUCKETS: usize = 41;
 
 #[derive(Debug)]
 pub(crate) struct HoldTimes {
-    counts: [AtomicU64; HOLD_BUCKETS],
-    max_ns: AtomicU64,
+    counts: [Counter; HOLD_BUCKETS],
+    max_ns: Counter,
 }
 
 /// What was counted up to one moment.
@@ -28,7 +29,7 @@ pub struct HoldTimesSnapshot {
 
 impl Default for HoldTimes {
     fn default() -> Self {
-        Self { counts: std::array::from_fn(|_| AtomicU64::new(0)), max_ns: AtomicU64::new(0) }
+        Self { counts: std::array::from_fn(|_| Counter::new(0)), max_ns: Counter::new(0) }
     }
 }
 

@@ -12,6 +12,7 @@
 // The record core.
 mod checkpoint;
 #[cfg(test)]
+#[cfg(not(handfast_loom))]
 mod core_tests;
 mod drainer;
 mod error;
@@ -22,6 +23,9 @@ mod hold;
 mod lane;
 mod lock;
 mod log_file;
+#[cfg(test)]
+#[cfg(handfast_loom)]
+mod loom_models;
 mod medium;
 mod real;
 mod record;

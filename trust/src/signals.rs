@@ -152,6 +152,18 @@ impl Drop for Reached {
     }
 }
 
+/// A planted mistake, for the model that must notice it.
+#[cfg(test)]
+#[cfg(handfast_loom)]
+impl Durable {
+    /// Takes any success for its own.
+    pub(crate) fn woken_at_all(&self) -> Result<(), DurabilityError> {
+        let progress = |_: &mut Waiting| (self.current() > Revision::ZERO).then_some(());
+        self.shared.waiting.wait_until(Duration::MAX, progress);
+        Ok(())
+    }
+}
+
 /// The drainer's side of [`Durable`].
 #[derive(Debug)]
 pub(crate) struct Publisher {

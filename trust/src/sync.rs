@@ -1,7 +1,7 @@
 //! The only file that names a lock, a condition variable or a channel.
 //!
 //! Everything of this crate that threads share goes through the types below, so that a model checker can take their
-//! place (`cfg(handfast_loom)`) without a change elsewhere. Access to a lock is by closure: no guard leaves this file.
+//! place (`cfg(handfast_loom)`, see `loom_models`) without a change elsewhere. Access to a lock is by closure: no guard leaves this file.
 //!
 //! A panic inside a lock ends the process at once: a table that was left half changed must not be read, and a node
 //! that cannot persist must not go on.
@@ -9,10 +9,25 @@
 //! Not here: what the locks protect.
 
 use std::io::Write as _;
-use std::mem;
+use std::sync::PoisonError;
+#[cfg(not(handfast_loom))]
+use std::sync::{Condvar, Mutex};
 use std::time::Duration;
 
-pub(crate) use imp::{AtomicBool, AtomicU64, Bell, Lock, Monitor, Ordering};
+#[cfg(handfast_loom)]
+use loom::sync::{Condvar, Mutex};
+
+#[cfg(handfast_loom)]
+pub(crate) use self::flag_bell::FlagBell as Bell;
+#[cfg(not(handfast_loom))]
+pub(crate) use self::token_bell::TokenBell as Bell;
+#[cfg(handfast_loom)]
+pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+#[cfg(not(handfast_loom))]
+pub(crate) use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+/// A number that is only counted and shown: nobody relies on its order with anything.
+pub(crate) use std::sync::atomic::AtomicU64 as Counter;
 
 /// Says why, and ends the process: no waiter may be told anything any more.
 pub(crate) fn die(what: &str) -> ! {
@@ -32,97 +47,116 @@ impl DieOnUnwind {
     }
 
     pub(crate) fn defuse(self) {
-        mem::forget(self);
+        std::mem::forget(self);
     }
 }
 
 impl Drop for DieOnUnwind {
     fn drop(&mut self) {
-        die(self.0)
+        // The model checker unwinds out of a deadlock that it has found.
+        if !cfg!(handfast_loom) {
+            die(self.0)
+        }
     }
 }
 
 const PANIC_UNDER_LOCK: &str = "a panic under a store's lock";
 
+/// A mutex with access by closure. The closure must not block, encode, log or take another lock.
+#[derive(Debug)]
+pub(crate) struct Lock<T>(Mutex<T>);
+
+impl<T> Lock<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self(Mutex::new(value))
+    }
+
+    pub(crate) fn with<U>(&self, f: impl FnOnce(&mut T) -> U) -> U {
+        let fuse = DieOnUnwind::new(PANIC_UNDER_LOCK);
+        // Never poisoned: a panic inside ends the process.
+        let mut guard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let out = f(&mut guard);
+        drop(guard);
+        fuse.defuse();
+        out
+    }
+}
+
+impl<T: Default> Default for Lock<T> {
+    fn default() -> Self {
+        Self::new(T::default())
+    }
+}
+
+/// A lock that threads can wait on.
+#[derive(Debug)]
+pub(crate) struct Monitor<T> {
+    value: Mutex<T>,
+    changed: Condvar,
+}
+
+impl<T> Monitor<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self { value: Mutex::new(value), changed: Condvar::new() }
+    }
+
+    pub(crate) fn with<U>(&self, f: impl FnOnce(&mut T) -> U) -> U {
+        let fuse = DieOnUnwind::new(PANIC_UNDER_LOCK);
+        let mut guard = self.value.lock().unwrap_or_else(PoisonError::into_inner);
+        let out = f(&mut guard);
+        drop(guard);
+        fuse.defuse();
+        out
+    }
+
+    /// Waits until `ready` gives a value, asking it first and after every [`notify_all`](Self::notify_all); `None`
+    /// when the time is up.
+    #[cfg(not(handfast_loom))]
+    pub(crate) fn wait_until<U>(&self, timeout: Duration, mut ready: impl FnMut(&mut T) -> Option<U>) -> Option<U> {
+        let fuse = DieOnUnwind::new(PANIC_UNDER_LOCK);
+        let mut out = None;
+        let guard = self.value.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.changed.wait_timeout_while(guard, timeout, |value| {
+            out = ready(value);
+            out.is_none()
+        });
+        drop(waited);
+        fuse.defuse();
+        out
+    }
+
+    /// The same, with all the time in the world: the checker has no clock.
+    #[cfg(handfast_loom)]
+    pub(crate) fn wait_until<U>(&self, _: Duration, mut ready: impl FnMut(&mut T) -> Option<U>) -> Option<U> {
+        let mut guard = self.value.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if let Some(out) = ready(&mut guard) {
+                return Some(out);
+            }
+            guard = self.changed.wait(guard).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    pub(crate) fn notify_all(&self) {
+        self.changed.notify_all();
+    }
+}
+
+/// The bell that wakes the drainer: rung any number of times before it is heard, it is heard once.
 #[cfg(not(handfast_loom))]
-mod imp {
-    use std::sync::{Condvar, Mutex, PoisonError};
+mod token_bell {
+    use std::time::Duration;
 
-    use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+    use crossbeam_channel::{Receiver, Sender, bounded};
 
-    pub(crate) use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-
-    use super::{DieOnUnwind, Duration, PANIC_UNDER_LOCK};
-
-    /// A mutex with access by closure. The closure must not block, encode, log or take another lock.
-    #[derive(Debug, Default)]
-    pub(crate) struct Lock<T>(Mutex<T>);
-
-    impl<T> Lock<T> {
-        pub(crate) const fn new(value: T) -> Self {
-            Self(Mutex::new(value))
-        }
-
-        pub(crate) fn with<U>(&self, f: impl FnOnce(&mut T) -> U) -> U {
-            let fuse = DieOnUnwind::new(PANIC_UNDER_LOCK);
-            // Never poisoned: a panic inside ends the process.
-            let mut guard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            let out = f(&mut guard);
-            drop(guard);
-            fuse.defuse();
-            out
-        }
-    }
-
-    /// A lock that threads can wait on.
-    #[derive(Debug, Default)]
-    pub(crate) struct Monitor<T> {
-        value: Mutex<T>,
-        changed: Condvar,
-    }
-
-    impl<T> Monitor<T> {
-        pub(crate) const fn new(value: T) -> Self {
-            Self { value: Mutex::new(value), changed: Condvar::new() }
-        }
-
-        pub(crate) fn with<U>(&self, f: impl FnOnce(&mut T) -> U) -> U {
-            let fuse = DieOnUnwind::new(PANIC_UNDER_LOCK);
-            let mut guard = self.value.lock().unwrap_or_else(PoisonError::into_inner);
-            let out = f(&mut guard);
-            drop(guard);
-            fuse.defuse();
-            out
-        }
-
-        /// Waits until `ready` gives a value, asking it first and after every [`notify_all`](Self::notify_all); `None`
-        /// when the time is up.
-        pub(crate) fn wait_until<U>(&self, timeout: Duration, mut ready: impl FnMut(&mut T) -> Option<U>) -> Option<U> {
-            let fuse = DieOnUnwind::new(PANIC_UNDER_LOCK);
-            let mut out = None;
-            let guard = self.value.lock().unwrap_or_else(PoisonError::into_inner);
-            let waited = self.changed.wait_timeout_while(guard, timeout, |value| {
-                out = ready(value);
-                out.is_none()
-            });
-            drop(waited);
-            fuse.defuse();
-            out
-        }
-
-        pub(crate) fn notify_all(&self) {
-            self.changed.notify_all();
-        }
-    }
-
-    /// Wakes the drainer. Rung any number of times before it is heard, it is heard once.
+    /// A channel with room for one token.
     #[derive(Debug, Clone)]
-    pub(crate) struct Bell {
+    pub(crate) struct TokenBell {
         ring: Sender<()>,
         hear: Receiver<()>,
     }
 
-    impl Bell {
+    impl TokenBell {
         pub(crate) fn new() -> Self {
             let (ring, hear) = bounded(1);
             Self { ring, hear }
@@ -134,18 +168,91 @@ mod imp {
         }
 
         /// Takes the token, if there is one. Whoever then looks for work sees all that was done before the ring.
-        pub(crate) fn clear(&self) {
-            let _ = self.hear.try_recv();
+        pub(crate) fn clear(&self) -> bool {
+            self.hear.try_recv().is_ok()
         }
 
-        /// Waits for a ring and takes its token; without a time, for as long as it takes.
-        pub(crate) fn wait(&self, timeout: Option<Duration>) {
+        /// Waits for a ring and takes its token; without a time, for as long as it takes. Whether it was rung.
+        pub(crate) fn wait(&self, timeout: Option<Duration>) -> bool {
             match timeout {
-                None => drop(self.hear.recv()),
-                Some(time) => match self.hear.recv_timeout(time) {
-                    Ok(()) | Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
-                },
+                None => self.hear.recv().is_ok(),
+                Some(timeout) => self.hear.recv_timeout(timeout).is_ok(),
             }
         }
+    }
+}
+
+/// The same bell for the model checker, which has no channels. A contract test compares the two.
+#[cfg(any(test, handfast_loom))]
+mod flag_bell {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::Monitor;
+
+    /// A flag with a condition variable.
+    #[derive(Debug, Clone)]
+    pub(crate) struct FlagBell(Arc<Monitor<bool>>);
+
+    impl FlagBell {
+        pub(crate) fn new() -> Self {
+            Self(Arc::new(Monitor::new(false)))
+        }
+
+        pub(crate) fn ring(&self) {
+            self.0.with(|rung| *rung = true);
+            self.0.notify_all();
+        }
+
+        pub(crate) fn clear(&self) -> bool {
+            self.0.with(std::mem::take)
+        }
+
+        /// The checker has no clock: there, a wait with a time ends at once.
+        pub(crate) fn wait(&self, timeout: Option<Duration>) -> bool {
+            if cfg!(handfast_loom) && timeout.is_some() {
+                return self.clear();
+            }
+            let timeout = timeout.unwrap_or(Duration::MAX);
+            self.0.wait_until(timeout, |rung| std::mem::take(rung).then_some(())).is_some()
+        }
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(handfast_loom))]
+mod tests {
+    use std::time::Duration;
+
+    use super::flag_bell::FlagBell;
+    use super::token_bell::TokenBell;
+
+    #[test]
+    fn both_bells_are_heard_alike() {
+        // Every sequence of eight of: ring, clear, wait without time.
+        for sequence in 0..3_u32.pow(8) {
+            let (token, flag) = (TokenBell::new(), FlagBell::new());
+            for place in 0..8 {
+                match sequence / 3_u32.pow(place) % 3 {
+                    0 => {
+                        token.ring();
+                        flag.ring();
+                    }
+                    1 => assert_eq!(token.clear(), flag.clear(), "{sequence} at {place}"),
+                    _ => assert_eq!(token.wait(Some(Duration::ZERO)), flag.wait(Some(Duration::ZERO)), "{sequence}"),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn both_bells_wake_who_waits() {
+        let (token, flag) = (TokenBell::new(), FlagBell::new());
+        std::thread::scope(|scope| {
+            let waiter = scope.spawn(|| (token.wait(None), flag.wait(None)));
+            token.ring();
+            flag.ring();
+            assert_eq!(waiter.join().unwrap(), (true, true));
+        });
     }
 }

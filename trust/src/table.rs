@@ -16,7 +16,7 @@ use std::sync::Arc;
 use crate::record::{Index, Record, Revision};
 
 /// Into how many maps a table is divided: 244 records each at a million.
-pub const SUB_MAPS: usize = 4_096;
+pub const SUB_MAPS: usize = if cfg!(handfast_loom) { 4 } else { 4_096 };
 
 /// Most records that one hold of the lock copies out.
 pub const WALK_RECORDS_MAX: usize = 256;
