@@ -60,3 +60,18 @@ pub use signals::{Durable, Reached};
 pub use site::{Site, Tuning};
 pub use store::{Store, Walk};
 pub use table::{SUB_MAPS, Table, Urgency, WALK_RECORDS_MAX};
+
+// The trust rules, and the records that the core holds.
+pub mod authorise;
+pub mod book;
+mod caps;
+pub mod peers;
+pub mod rules;
+pub mod sessions;
+pub mod trust_record;
+
+pub use authorise::{Denied, Direction, Purpose};
+pub use book::{Book, Policy, Updated};
+pub use peers::PeerRecord;
+pub use sessions::{EndReason, Role, SessionId, SessionRecord, SessionState, Sessions};
+pub use trust_record::{Actor, Cause, Edge, Rule, Side, Transition, TrustRecord, TrustState};

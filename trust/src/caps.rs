@@ -1,0 +1,193 @@
+//! How much strangers and rules have used up: counts that follow every change of the trust store, read without a lock.
+//!
+//! Invariant (BOUND): the counts are those of the stored records, also after a restart, because they are made of
+//! nothing else. They are written by the holder of the store's lock, one at a time, and a pending place is given only
+//! inside that lock.
+//!
+//! Not here: what happens when a cap is full (`book`).
+
+use std::collections::hash_map::RandomState;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use handfast_protocol::{Address, PeerId, UnixMillis};
+
+use crate::trust_record::{Rule, TrustRecord};
+
+/// A source network: the /24 of an IPv4 address, the /48 of an IPv6 one. What somebody can rent as one piece.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+pub(crate) struct SourcePrefix([u8; 6]);
+
+impl SourcePrefix {
+    /// The prefix of an address.
+    pub(crate) fn of(address: SocketAddr) -> SourcePrefix {
+        match address.ip().to_canonical() {
+            IpAddr::V4(v4) => {
+                let [a, b, c, _] = v4.octets();
+                // 0x20.. is global unicast and 0xfc.. to 0xff.. local: no IPv6 prefix begins with zeros and 4.
+                SourcePrefix([0, 4, 0, a, b, c])
+            }
+            IpAddr::V6(v6) => SourcePrefix::of_v6(v6),
+        }
+    }
+
+    fn of_v6(v6: Ipv6Addr) -> SourcePrefix {
+        let [a, b, c, d, e, f, ..] = v6.octets();
+        SourcePrefix([a, b, c, d, e, f])
+    }
+}
+
+/// The records that strangers made us keep, by source.
+#[derive(Default)]
+pub(crate) struct Strangers {
+    total: AtomicU64,
+    /// Of each source its records, oldest first. Copied on change: a source has 64 at most by default.
+    by_source: papaya::HashMap<Option<SourcePrefix>, Vec<(UnixMillis, PeerId)>, RandomState>,
+}
+
+/// Source and age of a record that counts as a stranger's.
+fn place(record: Option<&TrustRecord>) -> Option<(Option<SourcePrefix>, UnixMillis)> {
+    let record = record.filter(|record| record.is_strangers())?;
+    let source = record.request.and_then(|request| request.source);
+    let age = record.request.map_or(UnixMillis(0), |request| request.received_at);
+    Some((source.map(|address: Address| SourcePrefix::of(address.into())), age))
+}
+
+impl Strangers {
+    pub(crate) fn changed(&self, key: &PeerId, old: Option<&TrustRecord>, new: Option<&TrustRecord>) {
+        let (old, new) = (place(old), place(new));
+        if old == new {
+            return;
+        }
+        if let Some((source, _)) = old {
+            self.edit(source, |list| list.retain(|(_, peer)| peer != key));
+            self.total.fetch_sub(1, Ordering::Relaxed);
+        }
+        if let Some((source, age)) = new {
+            self.edit(source, |list| list.insert(list.partition_point(|(at, _)| *at <= age), (age, *key)));
+            self.total.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn edit(&self, source: Option<SourcePrefix>, change: impl FnOnce(&mut Vec<(UnixMillis, PeerId)>)) {
+        let map = self.by_source.pin();
+        let mut list = map.get(&source).cloned().unwrap_or_default();
+        change(&mut list);
+        if list.is_empty() {
+            map.remove(&source);
+        } else {
+            map.insert(source, list);
+        }
+    }
+
+    pub(crate) fn total(&self) -> u64 {
+        self.total.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn of_source(&self, source: Option<SourcePrefix>) -> u64 {
+        self.by_source.pin().get(&source).map_or(0, |list| list.len() as u64)
+    }
+
+    /// The oldest record of the source that has the most, if that source has more than `newcomer`'s.
+    pub(crate) fn evictable(&self, newcomer: Option<SourcePrefix>) -> Option<PeerId> {
+        let own = self.of_source(newcomer);
+        let map = self.by_source.pin();
+        let (_, largest) = map.iter().max_by_key(|(source, list)| (list.len(), **source))?;
+        largest.first().filter(|_| largest.len() as u64 > own).map(|(_, peer)| *peer)
+    }
+
+    /// Those that came before `limit`.
+    pub(crate) fn older_than(&self, limit: UnixMillis) -> Vec<PeerId> {
+        let map = self.by_source.pin();
+        map.iter().flat_map(|(_, list)| list.iter().take_while(|(at, _)| *at < limit).map(|(_, peer)| *peer)).collect()
+    }
+}
+
+const MINUTES: usize = 64;
+const MINUTE_MS: u64 = 60_000;
+const HOUR_MINUTES: u64 = 60;
+
+/// Grants that rules made: how many stand, and how many were made in each of the last minutes.
+#[derive(Default)]
+pub(crate) struct RuleUse {
+    allow: Used,
+    accept_all: Used,
+}
+
+struct Used {
+    standing: AtomicU64,
+    /// Minute since 1970 in the upper half, grants in the lower.
+    minutes: [AtomicU64; MINUTES],
+}
+
+impl Default for Used {
+    fn default() -> Used {
+        Used { standing: AtomicU64::new(0), minutes: [const { AtomicU64::new(0) }; MINUTES] }
+    }
+}
+
+/// The rule behind a standing grant, and when it was stored.
+fn grant(record: Option<&TrustRecord>) -> Option<(Rule, UnixMillis)> {
+    let record = record?;
+    let edge = record.ours.as_ref().filter(|edge| !edge.is_revoke())?;
+    Some((record.rule?, edge.stored_at))
+}
+
+impl RuleUse {
+    fn of(&self, rule: &Rule) -> Option<&Used> {
+        match rule {
+            Rule::Allow => Some(&self.allow),
+            Rule::AcceptAll => Some(&self.accept_all),
+            Rule::Network(_) => None,
+        }
+    }
+
+    pub(crate) fn changed(&self, old: Option<&TrustRecord>, new: Option<&TrustRecord>) {
+        let (old, new) = (grant(old), grant(new));
+        if old == new {
+            return;
+        }
+        if let Some(used) = old.and_then(|(rule, _)| self.of(&rule)) {
+            used.standing.fetch_sub(1, Ordering::Relaxed);
+        }
+        if let Some((rule, at)) = new
+            && let Some(used) = self.of(&rule)
+        {
+            used.standing.fetch_add(1, Ordering::Relaxed);
+            used.note(at.0 / MINUTE_MS);
+        }
+    }
+
+    /// Standing grants of `rule`, and those made in the last 60 minutes.
+    pub(crate) fn count(&self, rule: &Rule, now: UnixMillis) -> (u64, u64) {
+        let minute = now.0 / MINUTE_MS;
+        self.of(rule).map_or((0, 0), |used| (used.standing.load(Ordering::Relaxed), used.last_hour(minute)))
+    }
+}
+
+impl Used {
+    fn note(&self, minute: u64) {
+        let cell = &self.minutes[minute as usize % MINUTES];
+        let (then, count) = split(cell.load(Ordering::Relaxed));
+        let minute32 = minute & u64::from(u32::MAX);
+        // An older grant that recovery brings in late does not displace a newer minute.
+        if then <= minute32 {
+            let count = if then == minute32 { count + 1 } else { 1 };
+            cell.store(minute32 << 32 | count.min(u64::from(u32::MAX)), Ordering::Relaxed);
+        }
+    }
+
+    fn last_hour(&self, minute: u64) -> u64 {
+        let recent = |then: u64| minute.saturating_sub(then) < HOUR_MINUTES && then <= minute;
+        self.minutes
+            .iter()
+            .map(|cell| split(cell.load(Ordering::Relaxed)))
+            .filter(|(then, _)| recent(*then))
+            .map(|(_, count)| count)
+            .sum()
+    }
+}
+
+fn split(cell: u64) -> (u64, u64) {
+    (cell >> 32, cell & u64::from(u32::MAX))
+}
