@@ -28,11 +28,16 @@ fn content(disk: &SimDisk) -> Files {
 
 fn generations() -> Generations {
     let disk = SimDisk::default();
-    let tuning = Tuning { checkpoint_bytes_min: 3_000, ..SMALL };
+    let tuning = Tuning { checkpoint_bytes_min: 4_500, allocation_bytes: 0, ..SMALL };
     let mut rig = Rig::create(disk.clone(), 1, tuning).unwrap();
     let fill = |rig: &mut Rig<SimDisk>, from: u64| {
-        for number in 0..18 {
+        for number in 0..40 {
             rig.put(number % 7, &[u8::try_from(from + number).unwrap(); 150]);
+            rig.step();
+        }
+        // Four kibibytes, as near as it gets.
+        while disk.content("trust.hf").unwrap().len() < 3_900 {
+            rig.put(5, &[9; 100]);
             rig.step();
         }
     };

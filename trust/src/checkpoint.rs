@@ -33,7 +33,7 @@ use crate::recover::remove_leftover;
 use crate::site::Site;
 use crate::store::Store;
 use crate::sync::die;
-use crate::table::{Changes, Cursor};
+use crate::table::{Change, Cursor};
 
 /// Most bytes of one write, unless a single record is longer.
 const WRITE_BYTES_MAX: usize = 1 << 20;
@@ -61,7 +61,7 @@ impl From<DiskError> for CheckpointFailed {
 
 impl<R: Record, M: Medium> Checkpoint<R, M> {
     /// Step 1.
-    pub(crate) fn begin(medium: &mut M, site: &Site, old: &Predecessor) -> Result<Self, DiskError> {
+    pub(crate) fn begin(medium: &mut M, site: &Site, old: &Predecessor, order_seed: u64) -> Result<Self, DiskError> {
         let name = R::KIND.temporary_name();
         remove_leftover(medium, name)?;
         let file = medium.create_new(name)?;
@@ -71,6 +71,7 @@ impl<R: Record, M: Medium> Checkpoint<R, M> {
             id: site.file_id(),
             base: old.revision,
             previous: old.chain,
+            order_seed,
         };
         let file = LogFile::begin(file, header)?;
         Ok(Self { file, cursor: Cursor::start(), records: Vec::new(), walked: false, synced: 0 })
@@ -110,11 +111,11 @@ impl<R: Record, M: Medium> Checkpoint<R, M> {
     pub(crate) fn finish(
         mut self,
         medium: &mut M,
-        changes: &Changes<R>,
+        changes: &[Vec<Change<R>>],
         (revision, records): (Revision, u64),
     ) -> Result<LogFile<M::File>, CheckpointFailed> {
         let mut pieces = Pieces::default();
-        for (key, change) in changes {
+        for (key, change) in changes.iter().flatten() {
             pieces.push::<R>(key, change.as_deref(), MAX_PAYLOAD_BYTES - MAX_CHANGE_BYTES);
         }
         self.write(pieces)?;

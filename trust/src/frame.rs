@@ -38,6 +38,8 @@
 //!   0    8  number of records of the state that it completes
 //! ```
 //!
+//! Magic, version and checksum of the file header stay where they are in every version, so that a newer one is named.
+//!
 //! The order is: pieces (possibly none), one complete frame, batches. Pieces and the complete frame become visible
 //! together, by the rename of a synced file; each batch by one fsync of its own.
 //!
@@ -95,6 +97,9 @@ pub struct FileHeader {
     pub base: Revision,
     /// Digest of the last frame of the file before; zeros without one.
     pub previous: Digest,
+    /// Seed of the table whose walk the pieces are. A table with the same seed takes them in the order in which it
+    /// keeps them, which is several times faster; nothing depends on it. As secret as the file.
+    pub order_seed: u64,
 }
 
 impl FileHeader {
@@ -109,6 +114,7 @@ impl FileHeader {
         out[48..64].copy_from_slice(&self.id);
         out[64..72].copy_from_slice(&self.base.0.to_le_bytes());
         out[72..104].copy_from_slice(&self.previous);
+        out[104..112].copy_from_slice(&self.order_seed.to_le_bytes());
         let checksum = blake3::hash(&out[..112]);
         out[112..].copy_from_slice(&checksum.as_bytes()[..16]);
         out
@@ -136,6 +142,7 @@ impl FileHeader {
             id: take(bytes, 48),
             base: Revision(u64::from_le_bytes(take(bytes, 64))),
             previous: take(bytes, 72),
+            order_seed: u64::from_le_bytes(take(bytes, 104)),
         })
     }
 

@@ -23,7 +23,7 @@ use crate::record::{FileKind, Record, Revision};
 use crate::retry::{Backoff, RetryPolicy};
 use crate::signals::Publisher;
 use crate::store::Store;
-use crate::table::{Changes, Taken, Urgency};
+use crate::table::{Change, Taken, Urgency};
 
 /// How long lazy changes may wait for company.
 pub const LAZY_DELAY: Duration = Duration::from_secs(1);
@@ -94,8 +94,7 @@ impl<R: Record, M: Medium> Log<R, M> {
         self.lazy_since = None;
         let mut taken = self.store.take_dirty();
         if let Some(pending) = self.pending.take() {
-            let newer = std::mem::replace(&mut taken.changes, pending.changes);
-            taken.changes.extend(newer);
+            taken.changes = merge::<R>(pending.changes, taken.changes);
         }
         taken
     }
@@ -103,7 +102,7 @@ impl<R: Record, M: Medium> Log<R, M> {
     fn append(&mut self, context: &mut Context<'_, M>) -> Next {
         let pending = self.take();
         let revision = pending.revision;
-        let payload = encode_batch(&pending.changes, context.site.tuning().batch_bytes_max);
+        let payload = encode_batch::<R>(&pending.changes, context.site.tuning().batch_bytes_max);
         self.pending = Some(pending);
         context.health.begun(R::KIND, context.now);
         let Some(payload) = payload else {
@@ -215,9 +214,9 @@ impl<R: Record, M: Medium> Log<R, M> {
     fn checkpoint_step(&mut self, context: &mut Context<'_, M>) -> Result<Next, DiskError> {
         let Some(checkpoint) = &mut self.checkpoint else {
             let old = Predecessor { revision: self.publisher.current(), chain: *self.file.chain() };
-            self.checkpoint = Some(Checkpoint::begin(context.medium, context.site, &old)?);
+            self.checkpoint = Some(Checkpoint::begin(context.medium, context.site, &old, self.store.seed())?);
             if let (false, Some(pending)) = (self.file.is_appendable(), &mut self.pending) {
-                pending.changes = BTreeMap::new();
+                pending.changes = Vec::new();
             }
             return Ok(Next::Now);
         };
@@ -294,10 +293,19 @@ impl<R: Record, M: Medium> Lane<M> for Log<R, M> {
     }
 }
 
+/// The last change of each key.
+fn merge<R: Record>(older: Vec<Vec<Change<R>>>, newer: Vec<Vec<Change<R>>>) -> Vec<Vec<Change<R>>> {
+    if newer.is_empty() {
+        return older;
+    }
+    let last: BTreeMap<_, _> = older.into_iter().chain(newer).flatten().collect();
+    vec![last.into_iter().collect()]
+}
+
 /// The payload of a batch, unless it is longer than a frame.
-fn encode_batch<R: Record>(changes: &Changes<R>, bytes_max: usize) -> Option<Payload> {
+fn encode_batch<R: Record>(changes: &[Vec<Change<R>>], bytes_max: usize) -> Option<Payload> {
     let mut payload = Payload::default();
-    for (key, change) in changes {
+    for (key, change) in changes.iter().flatten() {
         encode_change(&mut payload, key, change.as_deref());
         if payload.bytes.len() > bytes_max.min(MAX_PAYLOAD_BYTES) {
             return None;

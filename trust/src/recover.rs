@@ -92,7 +92,7 @@ pub fn create_at<R: Record, M: Medium>(
 pub fn open<R: Record, M: Medium>(medium: &mut M, site: &Site, floor: &Floor) -> Result<Opened<R, M>, StoreError> {
     let name = R::KIND.file_name();
     let mut file = medium.open(name).map_err(|error| StoreError::from_open(name, error))?;
-    let mut table = Table::<R>::new(site.table_seed());
+    let mut table = Table::<R>::new(0);
     let replayed = replay(&mut file, R::KIND, Some(site.owner()), &mut table)?;
     replayed.check_floor(R::KIND, floor)?;
     let mut length = replayed.length;
@@ -149,8 +149,14 @@ fn create_file<M: Medium>(
 ) -> Result<LogFile<M::File>, DiskError> {
     remove_leftover(medium, kind.temporary_name())?;
     let file = medium.create_new(kind.temporary_name())?;
-    let header =
-        FileHeader { kind, owner: *site.owner(), id: site.file_id(), base: revision, previous: [0; DIGEST_BYTES] };
+    let header = FileHeader {
+        kind,
+        owner: *site.owner(),
+        id: site.file_id(),
+        base: revision,
+        previous: [0; DIGEST_BYTES],
+        order_seed: site.table_seed(),
+    };
     let mut log = LogFile::begin(file, header)?;
     log.write(FrameKind::Complete, revision, &Payload::complete(0))?;
     log.sync()?;
@@ -185,11 +191,17 @@ fn cut<F: MediumFile>(file: &mut F, end: u64) -> Result<(), DiskError> {
 
 /// Takes the changes of a file, in order.
 pub(crate) trait Sink {
+    /// What follows comes from a file with this header.
+    fn begin(&mut self, _: &FileHeader) {}
     fn change(&mut self, change: RawChange<'_>) -> Result<(), RecordFault>;
     fn records(&self) -> u64;
 }
 
 impl<R: Record> Sink for Table<R> {
+    fn begin(&mut self, header: &FileHeader) {
+        self.set_seed(header.order_seed);
+    }
+
     fn change(&mut self, change: RawChange<'_>) -> Result<(), RecordFault> {
         let key = R::decode_key(change.key)?;
         let record = change.record.map(|bytes| R::decode(&key, bytes)).transpose()?;
@@ -240,6 +252,7 @@ pub(crate) fn replay<F: MediumFile>(
     if owner.is_some_and(|owner| *owner != header.owner) {
         return Err(StoreError::damaged(name, 16, DamageFault::ForeignOwner));
     }
+    sink.begin(&header);
     let mut replayed = Replayed {
         header,
         end: FILE_HEADER_BYTES as u64,

@@ -20,7 +20,7 @@ use crate::medium::Clock;
 use crate::record::{Record, Revision};
 use crate::signals::{Durable, Publisher};
 use crate::sync::{AtomicU64, Bell, Lock, Ordering};
-use crate::table::{Cursor, Table, Taken, Urgency, WALK_RECORDS_MAX};
+use crate::table::{Cursor, Table, Taken, Urgency, WALK_HOLD_RECORDS, WALK_RECORDS_MAX};
 
 /// The records of one kind. Cloning it is cheap; all clones are one store.
 pub struct Store<R: Record> {
@@ -67,12 +67,13 @@ impl<R: Record> Store<R> {
     /// Changes the table. Returns the revision after the closure: that of the last change, whoever made it, where this
     /// one made none.
     pub fn write<T>(&self, f: impl FnOnce(&mut Table<R>) -> T) -> (T, Revision) {
-        let (out, revision, ring) = self.locked(|table| {
+        let (out, revision, ring, retired) = self.locked(|table| {
             let out = f(table);
             let revision = table.revision();
             self.shared.revision.store(revision.0, Ordering::Release);
-            (out, revision, table.take_ring())
+            (out, revision, table.take_ring(), table.take_retired())
         });
+        drop(retired);
         if ring {
             self.shared.bell.ring();
         }
@@ -97,7 +98,7 @@ impl<R: Record> Store<R> {
         Revision(self.shared.revision.load(Ordering::Acquire))
     }
 
-    /// All records, in pieces of at most 256, each copied out under one hold of the lock. A record that is there all
+    /// All records, in pieces of at most 256, copied out under short holds of the lock. A record that is there all
     /// the while is seen exactly once, as it was at some moment of the walk.
     #[must_use]
     pub fn walk(&self) -> Walk<R> {
@@ -131,12 +132,23 @@ impl<R: Record> Store<R> {
         self.locked(Table::take_dirty)
     }
 
+    /// What ordered the walk, and will order the next table's.
+    pub(crate) fn seed(&self) -> u64 {
+        self.locked(|table| table.seed())
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.locked(|table| table.len())
     }
 
+    /// Copies out a piece, under several short holds of the lock; `false` at the end.
     pub(crate) fn walk_piece(&self, cursor: &mut Cursor<R::Key>, out: &mut Vec<(R::Key, Arc<R>)>) -> bool {
-        self.locked(|table| table.walk(cursor, out))
+        while out.len() + WALK_HOLD_RECORDS <= WALK_RECORDS_MAX {
+            if !self.locked(|table| table.walk(cursor, out)) {
+                return false;
+            }
+        }
+        true
     }
 }
 

@@ -1,28 +1,41 @@
 //! The records of one store in memory, and which of them the disk does not hold yet.
 //!
-//! Invariants: every change raises the revision by one, enters the record into `dirty` and updates the index, in one
-//! call. No operation touches more than one sub-map, and none rehashes: the key's seeded hash chooses one of
-//! [`SUB_MAPS`] ordered maps, so that neither growth nor keys ground by a peer make a single change slow, and a walk
-//! can be resumed at any key. `dirty` is ordered by key, so that the same changes make the same bytes.
+//! Invariants: every change raises the revision by one, enters the record into the dirty list and updates the index,
+//! in one call. No operation touches more than one sub-map, and none moves more than a sub-map's records: the key's
+//! seeded hash chooses one of [`SUB_MAPS`] sorted vectors, which hold 15 records each at a million, so that neither
+//! growth nor keys ground by a peer make a single change slow, a lookup touches few cache lines, and a walk can be
+//! resumed at any key. A key has at most one place in the dirty list, and the list grows by chunks.
+//!
+//! What a change replaces is retired, and dropped by the store after the lock's release.
 //!
 //! A table lives inside its store's lock. Not here: the lock (`store`), the disk (`drainer`).
 
-use std::collections::BTreeMap;
+mod dirty;
+
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::mem;
-use std::ops::Bound;
 use std::sync::Arc;
 
 use crate::record::{Index, Record, Revision};
 
-/// Into how many maps a table is divided: 244 records each at a million.
-pub const SUB_MAPS: usize = if cfg!(handfast_loom) { 4 } else { 4_096 };
+pub(crate) use self::dirty::Change;
+use self::dirty::{Dirty, Place};
+
+/// Into how many vectors a table is divided.
+pub const SUB_MAPS: usize = GROUPS * GROUP_SUB_MAPS;
+
+/// Sub-maps are made in groups, when the first record of a group comes: a small table stays small.
+const GROUPS: usize = 256;
+const GROUP_SUB_MAPS: usize = if cfg!(handfast_loom) { 1 } else { 256 };
 
 /// Most records that one hold of the lock copies out.
+pub(crate) const WALK_HOLD_RECORDS: usize = 64;
+
+/// Most records of one piece of a walk.
 pub const WALK_RECORDS_MAX: usize = 256;
 
 /// Most sub-maps that one hold of the lock looks into, for tables that are nearly empty.
-const WALK_SUB_MAPS_MAX: usize = 512;
+const WALK_SUB_MAPS_MAX: usize = 1_024;
 
 /// How soon a change must be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -33,41 +46,72 @@ pub enum Urgency {
     Lazy,
 }
 
-/// A record that changed, or `None` where it was removed.
-pub(crate) type Change<R> = Option<Arc<R>>;
-
-/// The last change of each record since the drainer last took them.
-pub(crate) type Changes<R> = BTreeMap<<R as Record>::Key, Change<R>>;
-
 /// Changes that were taken to be written, and the state that they lead to.
 pub(crate) struct Taken<R: Record> {
-    pub(crate) changes: Changes<R>,
+    pub(crate) changes: Vec<Vec<Change<R>>>,
     pub(crate) revision: Revision,
     pub(crate) records: u64,
 }
 
+struct Entry<R: Record> {
+    key: R::Key,
+    record: Arc<R>,
+    /// Its place in the dirty list, as long as that list is the current one.
+    place: Place,
+}
+
+/// Sorted by key.
+type SubMap<R> = Vec<Entry<R>>;
+
+type Group<R> = Box<[SubMap<R>]>;
+
 /// The records of one store.
 pub struct Table<R: Record> {
-    sub_maps: Box<[BTreeMap<R::Key, Arc<R>>]>,
+    groups: Box<[Option<Group<R>>]>,
     seed: u64,
     len: usize,
     revision: Revision,
-    dirty: Changes<R>,
+    dirty: Dirty<R>,
     critical: bool,
     ring: bool,
+    retired: Retired<R>,
     index: Arc<R::Index>,
 }
 
+/// What changes have replaced, to be dropped outside the lock: one without an allocation, which is the rule.
+pub(crate) struct Retired<R> {
+    first: Option<Arc<R>>,
+    others: Vec<Arc<R>>,
+}
+
+impl<R> Default for Retired<R> {
+    fn default() -> Self {
+        Self { first: None, others: Vec::new() }
+    }
+}
+
+impl<R> Retired<R> {
+    fn push(&mut self, record: Arc<R>) {
+        if self.first.is_none() {
+            self.first = Some(record);
+        } else {
+            self.others.push(record);
+        }
+    }
+}
+
 impl<R: Record> Table<R> {
+    /// An empty table. `seed` chooses the sub-maps; whoever can guess it can make them uneven.
     pub(crate) fn new(seed: u64) -> Self {
         Self {
-            sub_maps: (0..SUB_MAPS).map(|_| BTreeMap::new()).collect(),
+            groups: (0..GROUPS).map(|_| None).collect(),
             seed,
             len: 0,
             revision: Revision::ZERO,
-            dirty: BTreeMap::new(),
+            dirty: Dirty::default(),
             critical: false,
             ring: false,
+            retired: Retired::default(),
             index: Arc::new(R::Index::default()),
         }
     }
@@ -75,25 +119,49 @@ impl<R: Record> Table<R> {
     /// The record of this key.
     #[must_use]
     pub fn get(&self, key: &R::Key) -> Option<&Arc<R>> {
-        self.sub_maps[self.sub_map_of(key)].get(key)
+        let (group, place) = self.sub_map_of(key);
+        let sub_map = &self.groups[group].as_ref()?[place];
+        find(sub_map, key).ok().map(|at| &sub_map[at].record)
     }
 
     /// Sets the record of this key.
     pub fn put(&mut self, key: R::Key, record: R, urgency: Urgency) {
-        let record = Arc::new(record);
-        let sub_map = self.sub_map_of(&key);
-        let old = self.sub_maps[sub_map].insert(key, Arc::clone(&record));
-        self.len += usize::from(old.is_none());
-        self.changed(key, old.as_deref(), Some(record), urgency);
+        self.put_shared(key, Arc::new(record), urgency);
+    }
+
+    /// As [`put`](Self::put), with a record that was allocated outside the lock.
+    pub fn put_shared(&mut self, key: R::Key, record: Arc<R>, urgency: Urgency) {
+        self.begin_change(urgency);
+        let (group, place) = self.sub_map_of(&key);
+        let sub_map = &mut self.groups[group].get_or_insert_with(new_group)[place];
+        match find(sub_map, &key) {
+            Ok(at) => {
+                let entry = &mut sub_map[at];
+                self.dirty.put(&mut entry.place, key, Arc::clone(&record));
+                self.index.changed(&key, Some(&entry.record), Some(&record), self.revision);
+                self.retired.push(mem::replace(&mut entry.record, record));
+            }
+            Err(at) => {
+                let mut place = Place::NONE;
+                self.dirty.put_new(&mut place, key, Arc::clone(&record));
+                self.index.changed(&key, None, Some(&record), self.revision);
+                sub_map.insert(at, Entry { key, record, place });
+                self.len += 1;
+            }
+        }
     }
 
     /// Removes the record of this key, and returns it. Without one, nothing changes.
     pub fn remove(&mut self, key: &R::Key, urgency: Urgency) -> Option<Arc<R>> {
-        let sub_map = self.sub_map_of(key);
-        let old = self.sub_maps[sub_map].remove(key)?;
+        let (group, place) = self.sub_map_of(key);
+        let sub_map = &mut self.groups[group].as_mut()?[place];
+        let at = find(sub_map, key).ok()?;
+        let Entry { record, place, .. } = sub_map.remove(at);
         self.len -= 1;
-        self.changed(*key, Some(&old), None, urgency);
-        Some(old)
+        self.begin_change(urgency);
+        self.dirty.remove(place, *key);
+        self.index.changed(key, Some(&record), None, self.revision);
+        Some(record)
     }
 
     /// How many records there are.
@@ -114,39 +182,59 @@ impl<R: Record> Table<R> {
         self.revision
     }
 
-    fn changed(&mut self, key: R::Key, old: Option<&R>, new: Change<R>, urgency: Urgency) {
+    fn begin_change(&mut self, urgency: Urgency) {
         self.revision = self.revision.next();
-        self.index.changed(&key, old, new.as_ref(), self.revision);
         let critical = urgency == Urgency::Critical;
         self.critical |= critical;
         self.ring |= critical || self.dirty.is_empty();
-        self.dirty.insert(key, new);
     }
 
-    fn sub_map_of(&self, key: &R::Key) -> usize {
+    fn sub_map_of(&self, key: &R::Key) -> (usize, usize) {
         let mut hasher = DefaultHasher::new();
         hasher.write_u64(self.seed);
         key.hash(&mut hasher);
-        // The remainder is below SUB_MAPS, which is a power of two: no bias, and no index out of range.
+        // Both are powers of two: no bias, and no index out of range.
         #[allow(clippy::cast_possible_truncation)]
         let hash = hasher.finish() as usize;
-        hash % SUB_MAPS
+        (hash / GROUP_SUB_MAPS % GROUPS, hash % GROUP_SUB_MAPS)
     }
+}
+
+fn new_group<R: Record>() -> Group<R> {
+    (0..GROUP_SUB_MAPS).map(|_| Vec::new()).collect()
+}
+
+fn find<R: Record>(sub_map: &[Entry<R>], key: &R::Key) -> Result<usize, usize> {
+    sub_map.binary_search_by(|entry| entry.key.cmp(key))
 }
 
 /// For the store, the drainer and recovery.
 impl<R: Record> Table<R> {
-    pub(crate) fn index(&self) -> &Arc<R::Index> {
+    pub(crate) const fn index(&self) -> &Arc<R::Index> {
         &self.index
     }
 
+    pub(crate) const fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// For a table that is still empty.
+    pub(crate) const fn set_seed(&mut self, seed: u64) {
+        self.seed = seed;
+    }
+
     /// Whether the bell is to be rung for what was changed since the last call.
-    pub(crate) fn take_ring(&mut self) -> bool {
-        mem::take(&mut self.ring)
+    pub(crate) const fn take_ring(&mut self) -> bool {
+        mem::replace(&mut self.ring, false)
+    }
+
+    /// What was replaced since the last call.
+    pub(crate) fn take_retired(&mut self) -> Retired<R> {
+        mem::take(&mut self.retired)
     }
 
     /// What the drainer has to do: nothing, something that can wait, something that cannot.
-    pub(crate) fn owed(&self) -> Option<Urgency> {
+    pub(crate) const fn owed(&self) -> Option<Urgency> {
         match (self.dirty.is_empty(), self.critical) {
             (true, _) => None,
             (false, true) => Some(Urgency::Critical),
@@ -157,42 +245,56 @@ impl<R: Record> Table<R> {
     /// Takes all changes since the last call, whatever their number.
     pub(crate) fn take_dirty(&mut self) -> Taken<R> {
         self.critical = false;
-        Taken { changes: mem::take(&mut self.dirty), revision: self.revision, records: self.len as u64 }
+        Taken { changes: self.dirty.take(), revision: self.revision, records: self.len as u64 }
     }
 
     /// Copies out records from the cursor on, a bounded number, and moves the cursor; `false` at the end.
     pub(crate) fn walk(&self, cursor: &mut Cursor<R::Key>, out: &mut Vec<(R::Key, Arc<R>)>) -> bool {
+        let limit = out.len() + WALK_HOLD_RECORDS;
         let mut visited = 0;
         while cursor.sub_map < SUB_MAPS && visited < WALK_SUB_MAPS_MAX {
-            let from = cursor.after.map_or(Bound::Unbounded, Bound::Excluded);
-            for (key, record) in self.sub_maps[cursor.sub_map].range((from, Bound::Unbounded)) {
-                if out.len() >= WALK_RECORDS_MAX {
+            visited += 1;
+            let Some(group) = &self.groups[cursor.sub_map / GROUP_SUB_MAPS] else {
+                *cursor = Cursor { sub_map: (cursor.sub_map / GROUP_SUB_MAPS + 1) * GROUP_SUB_MAPS, after: None };
+                continue;
+            };
+            let sub_map = &group[cursor.sub_map % GROUP_SUB_MAPS];
+            let from = cursor.after.map_or(0, |after| sub_map.partition_point(|entry| entry.key <= after));
+            for entry in &sub_map[from..] {
+                if out.len() >= limit {
                     return true;
                 }
-                out.push((*key, Arc::clone(record)));
-                cursor.after = Some(*key);
+                out.push((entry.key, Arc::clone(&entry.record)));
+                cursor.after = Some(entry.key);
             }
             *cursor = Cursor { sub_map: cursor.sub_map + 1, after: None };
-            visited += 1;
         }
         cursor.sub_map < SUB_MAPS
     }
 
     /// Applies a change read from the disk: no revision, no index, not dirty.
     pub(crate) fn replay(&mut self, key: R::Key, record: Option<R>) {
-        let sub_map = self.sub_map_of(&key);
-        let sub_map = &mut self.sub_maps[sub_map];
-        match record {
-            Some(record) => self.len += usize::from(sub_map.insert(key, Arc::new(record)).is_none()),
-            None => self.len -= usize::from(sub_map.remove(&key).is_some()),
+        let (group, place) = self.sub_map_of(&key);
+        let sub_map = &mut self.groups[group].get_or_insert_with(new_group)[place];
+        match (find(sub_map, &key), record) {
+            (Ok(at), Some(record)) => sub_map[at].record = Arc::new(record),
+            (Ok(at), None) => {
+                sub_map.remove(at);
+                self.len -= 1;
+            }
+            (Err(at), Some(record)) => {
+                sub_map.insert(at, Entry { key, record: Arc::new(record), place: Place::NONE });
+                self.len += 1;
+            }
+            (Err(_), None) => {}
         }
     }
 
     /// Ends recovery: the table is at `revision`, and the index learns of every record.
     pub(crate) fn replayed(&mut self, revision: Revision) {
         self.revision = revision;
-        for (key, record) in self.sub_maps.iter().flatten() {
-            self.index.changed(key, None, Some(record), revision);
+        for entry in self.groups.iter().flatten().flatten().flatten() {
+            self.index.changed(&entry.key, None, Some(&entry.record), revision);
         }
     }
 }

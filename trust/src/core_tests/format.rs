@@ -11,7 +11,14 @@ fn hex(bytes: &[u8]) -> String {
 const ID: [u8; 16] = *b"0123456789abcdef";
 
 fn header() -> FileHeader {
-    FileHeader { kind: FileKind::Trust, owner: [0xaa; 32], id: ID, base: Revision(5), previous: [0xbb; 32] }
+    FileHeader {
+        kind: FileKind::Trust,
+        owner: [0xaa; 32],
+        id: ID,
+        base: Revision(5),
+        previous: [0xbb; 32],
+        order_seed: 9,
+    }
 }
 
 fn payload() -> Payload {

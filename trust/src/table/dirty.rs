@@ -1,0 +1,162 @@
+//! Which records the disk does not hold yet: a list that is taken as a whole.
+//!
+//! Invariants: a key has at most one place in the list, so that a hundred changes of one record are one entry, and a
+//! record that comes and goes while the disk hangs does not make the list grow. Taking it costs the same however long
+//! it is, and adding to it never moves more than one chunk. The order is that of the first change of each key: the
+//! same changes make the same list.
+//!
+//! A record's entry in the table knows its place; what was removed has no entry, and its place is kept in a map of its
+//! own, which is small.
+//!
+//! Not here: what the list is for (`lane`).
+
+use std::collections::BTreeMap;
+use std::mem;
+use std::sync::Arc;
+
+use crate::record::Record;
+
+/// Changes in one chunk.
+const CHUNK: usize = 1_024;
+
+/// A key, and the record that it has now; `None` where it was removed.
+pub(crate) type Change<R> = (<R as Record>::Key, Option<Arc<R>>);
+
+/// A place in one list; in the next list it means nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    list: u64,
+    number: u32,
+}
+
+impl Place {
+    /// In no list.
+    pub(crate) const NONE: Self = Self { list: 0, number: 0 };
+}
+
+pub(crate) struct Dirty<R: Record> {
+    /// Which list this is; never 0.
+    list: u64,
+    chunks: Vec<Vec<Change<R>>>,
+    removed: BTreeMap<R::Key, Place>,
+}
+
+impl<R: Record> Default for Dirty<R> {
+    fn default() -> Self {
+        Self { list: 1, chunks: Vec::new(), removed: BTreeMap::new() }
+    }
+}
+
+impl<R: Record> Dirty<R> {
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.chunks.is_empty()
+    }
+
+    /// A record that the table had has changed.
+    pub(crate) fn put(&mut self, place: &mut Place, key: R::Key, record: Arc<R>) {
+        if place.list == self.list {
+            self.set(*place, Some(record));
+        } else {
+            *place = self.push(key, Some(record));
+        }
+    }
+
+    /// A record that the table had not has come.
+    pub(crate) fn put_new(&mut self, place: &mut Place, key: R::Key, record: Arc<R>) {
+        *place = match self.removed.remove(&key) {
+            Some(place) => {
+                self.set(place, Some(record));
+                place
+            }
+            None => self.push(key, Some(record)),
+        };
+    }
+
+    /// A record that the table had has gone.
+    pub(crate) fn remove(&mut self, mut place: Place, key: R::Key) {
+        if place.list == self.list {
+            self.set(place, None);
+        } else {
+            place = self.push(key, None);
+        }
+        self.removed.insert(key, place);
+    }
+
+    /// Takes the list, and begins the next.
+    pub(crate) fn take(&mut self) -> Vec<Vec<Change<R>>> {
+        self.list += 1;
+        self.removed = BTreeMap::new();
+        mem::take(&mut self.chunks)
+    }
+
+    fn push(&mut self, key: R::Key, record: Option<Arc<R>>) -> Place {
+        if self.chunks.last().is_none_or(|chunk| chunk.len() == CHUNK) {
+            // The first chunk of a list is mostly a short one.
+            let room = if self.chunks.is_empty() { 4 } else { CHUNK };
+            self.chunks.push(Vec::with_capacity(room));
+        }
+        let before = (self.chunks.len() - 1) * CHUNK;
+        let Some(chunk) = self.chunks.last_mut() else { return Place::NONE };
+        chunk.push((key, record));
+        #[allow(clippy::cast_possible_truncation)]
+        let number = (before + chunk.len() - 1) as u32;
+        Place { list: self.list, number }
+    }
+
+    fn set(&mut self, place: Place, record: Option<Arc<R>>) {
+        let number = place.number as usize;
+        self.chunks[number / CHUNK][number % CHUNK].1 = record;
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(handfast_loom))]
+mod tests {
+    use super::*;
+    use crate::sim::Blob;
+
+    type Item = Blob<1>;
+
+    fn flat(dirty: &mut Dirty<Item>) -> Vec<(u64, Option<Vec<u8>>)> {
+        dirty.take().into_iter().flatten().map(|(key, record)| (key, record.map(|blob| blob.0.clone()))).collect()
+    }
+
+    fn blob(byte: u8) -> Arc<Item> {
+        Arc::new(Blob(vec![byte]))
+    }
+
+    #[test]
+    fn a_key_has_one_place_whatever_happens_to_it() {
+        let mut dirty = Dirty::<Item>::default();
+        let mut place = Place::NONE;
+        dirty.put_new(&mut place, 7, blob(1));
+        for byte in 0..100 {
+            dirty.put(&mut place, 7, blob(byte));
+            dirty.remove(place, 7);
+            dirty.put_new(&mut place, 7, blob(byte));
+        }
+        let mut other = Place::NONE;
+        dirty.put(&mut other, 8, blob(8));
+        dirty.remove(place, 7);
+        assert_eq!(flat(&mut dirty), [(7, None), (8, Some(vec![8]))]);
+        assert!(dirty.is_empty());
+        // The places of the last list mean nothing in this one.
+        dirty.put(&mut other, 8, blob(9));
+        assert_eq!(flat(&mut dirty), [(8, Some(vec![9]))]);
+    }
+
+    #[test]
+    fn places_are_kept_across_chunks() {
+        let mut dirty = Dirty::<Item>::default();
+        let mut places = vec![Place::NONE; 3_000];
+        for (key, place) in (0..).zip(&mut places) {
+            dirty.put_new(place, key, blob(1));
+        }
+        for (key, place) in (0..).zip(&mut places).step_by(7) {
+            dirty.put(place, key, blob(2));
+        }
+        for (key, record) in flat(&mut dirty) {
+            assert_eq!(record, Some(vec![if key % 7 == 0 { 2 } else { 1 }]));
+        }
+    }
+}
