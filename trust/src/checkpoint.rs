@@ -9,7 +9,7 @@
 //!
 //! Disk steps, in the drainer's thread, one or a few in each `Drainer::step`:
 //! 1. remove a leftover temporary file; create one, exclusively; write its header;
-//! 2. write pieces and copies of the batches of the meantime; fsync from time to time;
+//! 2. write pieces and copies of the batches of the meantime; fsync when all pieces are written;
 //! 3. write the last changes and the complete frame; fsync;
 //! 4. rename it over the old file;
 //! 5. fsync the directory.
@@ -44,7 +44,7 @@ pub(crate) struct Checkpoint<R: Record, M: Medium> {
     cursor: Cursor<R::Key>,
     records: Vec<(R::Key, Arc<R>)>,
     walked: bool,
-    synced: u64,
+    handed_over: u64,
 }
 
 /// A checkpoint that failed, and whether the old file still has the name.
@@ -74,7 +74,7 @@ impl<R: Record, M: Medium> Checkpoint<R, M> {
             order_seed,
         };
         let file = LogFile::begin(file, header)?;
-        Ok(Self { file, cursor: Cursor::start(), records: Vec::new(), walked: false, synced: 0 })
+        Ok(Self { file, cursor: Cursor::start(), records: Vec::new(), walked: false, handed_over: 0 })
     }
 
     /// Whether all pieces are written.
@@ -83,7 +83,7 @@ impl<R: Record, M: Medium> Checkpoint<R, M> {
     }
 
     /// Step 2: one hold of the lock, one piece. Returns how many bytes were written.
-    pub(crate) fn piece(&mut self, store: &Store<R>, sync_every: u64) -> Result<u64, DiskError> {
+    pub(crate) fn piece(&mut self, store: &Store<R>, writeback_every: u64) -> Result<u64, DiskError> {
         let mut records = mem::take(&mut self.records);
         let more = store.walk_piece(&mut self.cursor, &mut records);
         let mut pieces = Pieces::default();
@@ -93,9 +93,11 @@ impl<R: Record, M: Medium> Checkpoint<R, M> {
         records.clear();
         self.records = records;
         let written = self.write(pieces)?;
-        if !more || self.file.end() - self.synced >= sync_every {
+        if !more {
             self.file.sync_data()?;
-            self.synced = self.file.end();
+        } else if self.file.end() - self.handed_over >= writeback_every {
+            self.file.begin_writeback(self.handed_over);
+            self.handed_over = self.file.end();
         }
         self.walked = !more;
         Ok(written)

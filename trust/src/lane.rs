@@ -221,7 +221,7 @@ impl<R: Record, M: Medium> Log<R, M> {
             return Ok(Next::Now);
         };
         if !checkpoint.is_walked() {
-            let bytes = checkpoint.piece(&self.store, context.site.tuning().sync_every_bytes)?;
+            let bytes = checkpoint.piece(&self.store, context.site.tuning().writeback_every_bytes)?;
             context.health.count(|health| health.bytes_checkpointed += bytes);
             return Ok(Next::Now);
         }

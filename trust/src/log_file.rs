@@ -139,6 +139,11 @@ impl<F: MediumFile> LogFile<F> {
         Ok(self.advance(chain, payload))
     }
 
+    /// Asks the system to begin writing back what follows `offset`, so that the sync to come is short.
+    pub(crate) fn begin_writeback(&mut self, offset: u64) {
+        self.file.begin_writeback(offset, self.end - offset);
+    }
+
     pub(crate) fn sync_data(&mut self) -> Result<(), DiskError> {
         self.file.sync_data()
     }

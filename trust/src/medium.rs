@@ -122,6 +122,9 @@ pub trait MediumFile: Send + 'static {
     /// `Unsupported` where the file system has no such operation.
     fn allocate(&mut self, offset: u64, length: u64) -> Result<(), DiskError>;
 
+    /// Asks the system to begin writing this part to the disk, without waiting. Promises nothing.
+    fn begin_writeback(&mut self, _offset: u64, _length: u64) {}
+
     /// Makes its content durable, and as much of its metadata as reading it back needs.
     ///
     /// # Errors

@@ -123,6 +123,13 @@ impl MediumFile for RealFile {
             .map_err(|errno| fail(DiskOp::Allocate, errno))
     }
 
+    fn begin_writeback(&mut self, offset: u64, length: u64) {
+        // On Linux this begins an asynchronous write of the dirty pages in the range. That it may forget the pages
+        // afterwards is no loss: the file is not read while it is built.
+        let length = std::num::NonZeroU64::new(length);
+        let _ = rustix::fs::fadvise(&self.file, offset, length, rustix::fs::Advice::DontNeed);
+    }
+
     fn sync_data(&mut self) -> Result<(), DiskError> {
         rustix::fs::fdatasync(&self.file).map_err(|errno| fail(DiskOp::Sync, errno))
     }

@@ -24,8 +24,8 @@ pub struct Tuning {
     pub checkpoint_bytes_min: u64,
     /// The longest payload of a batch; at most [`MAX_PAYLOAD_BYTES`]. What is longer goes through a checkpoint.
     pub batch_bytes_max: usize,
-    /// How much a checkpoint writes between two syncs, so that the last one is short.
-    pub sync_every_bytes: u64,
+    /// How much a checkpoint writes before it asks the system to begin writing it back, so that its sync is short.
+    pub writeback_every_bytes: u64,
 }
 
 impl Default for Tuning {
@@ -34,7 +34,7 @@ impl Default for Tuning {
             allocation_bytes: ALLOCATION_BYTES,
             checkpoint_bytes_min: 4 << 20,
             batch_bytes_max: MAX_PAYLOAD_BYTES,
-            sync_every_bytes: 1 << 20,
+            writeback_every_bytes: 1 << 20,
         }
     }
 }

@@ -4,4 +4,5 @@ mod damage;
 mod faults;
 mod format;
 mod running;
+mod tables;
 mod tools;

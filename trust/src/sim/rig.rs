@@ -21,8 +21,12 @@ pub type RigBlob = Blob<1>;
 pub const RIG_OWNER: [u8; 32] = [7; 32];
 
 /// Sizes that make a checkpoint of a few records.
-pub const SMALL: Tuning =
-    Tuning { allocation_bytes: 2_048, checkpoint_bytes_min: 2_048, batch_bytes_max: 1 << 20, sync_every_bytes: 4_096 };
+pub const SMALL: Tuning = Tuning {
+    allocation_bytes: 2_048,
+    checkpoint_bytes_min: 2_048,
+    batch_bytes_max: 1 << 20,
+    writeback_every_bytes: 4_096,
+};
 
 /// One store, its drainer, and the world around them.
 pub struct Rig<M: Medium> {

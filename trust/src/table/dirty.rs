@@ -52,13 +52,13 @@ impl<R: Record> Dirty<R> {
         self.chunks.is_empty()
     }
 
-    /// A record that the table had has changed.
-    pub(crate) fn put(&mut self, place: &mut Place, key: R::Key, record: Arc<R>) {
+    /// A record that the table had has changed. Returns what it replaces in the list.
+    pub(crate) fn put(&mut self, place: &mut Place, key: R::Key, record: Arc<R>) -> Option<Arc<R>> {
         if place.list == self.list {
-            self.set(*place, Some(record));
-        } else {
-            *place = self.push(key, Some(record));
+            return self.set(*place, Some(record));
         }
+        *place = self.push(key, Some(record));
+        None
     }
 
     /// A record that the table had not has come.
@@ -72,14 +72,16 @@ impl<R: Record> Dirty<R> {
         };
     }
 
-    /// A record that the table had has gone.
-    pub(crate) fn remove(&mut self, mut place: Place, key: R::Key) {
+    /// A record that the table had has gone. Returns what that replaces in the list.
+    pub(crate) fn remove(&mut self, mut place: Place, key: R::Key) -> Option<Arc<R>> {
+        let mut replaced = None;
         if place.list == self.list {
-            self.set(place, None);
+            replaced = self.set(place, None);
         } else {
             place = self.push(key, None);
         }
         self.removed.insert(key, place);
+        replaced
     }
 
     /// Takes the list, and begins the next.
@@ -103,9 +105,9 @@ impl<R: Record> Dirty<R> {
         Place { list: self.list, number }
     }
 
-    fn set(&mut self, place: Place, record: Option<Arc<R>>) {
+    fn set(&mut self, place: Place, record: Option<Arc<R>>) -> Option<Arc<R>> {
         let number = place.number as usize;
-        self.chunks[number / CHUNK][number % CHUNK].1 = record;
+        mem::replace(&mut self.chunks[number / CHUNK][number % CHUNK].1, record)
     }
 }
 
