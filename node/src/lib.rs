@@ -1,9 +1,27 @@
 //! The handfast node: QUIC, sessions, outbox, control API and command line around the trust and record core.
 //! The only crate that reads clocks and opens sockets.
 
+pub mod cli;
 pub mod clock;
+pub mod commands;
 pub mod config;
 pub mod control;
 pub mod data_dir;
+pub mod driver;
+pub mod engine;
+pub mod entropy;
+pub mod events;
+mod faults;
 pub mod identity_file;
+pub mod initialise;
+pub mod links;
+pub mod names;
+pub mod node;
+pub mod operations;
+pub mod outbox;
+pub mod output;
+pub mod registry;
+pub mod service;
+pub mod stores;
 pub mod transport;
+pub mod views;

@@ -1,0 +1,404 @@
+//! The handshake engine: what connects book, registry and transport. Every change of trust in a running node ends in
+//! [`Engine::settle`], which cuts, delivers and says so.
+//!
+//! Threads: everything that touches quinn runs on the data runtime. What an operator's command needs at once (the book,
+//! cutting) works from any thread.
+//!
+//! Not here: the accept loop and streams (`links`), retries (`outbox`), what an operator may ask (`operations`).
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use handfast_protocol::exchange::{Agreement, ExchangeFault, Shown};
+use handfast_protocol::{
+    Address, AddressRecord, CloseCode, Incarnation, PeerId, SecretKey, SignedAddressRecord, UnixMillis,
+};
+use handfast_trust::peers::{self, DIAL_ADDRESSES_MAX};
+use handfast_trust::rules::Showing;
+use handfast_trust::trust_record::{Cause, Side, TrustState};
+use handfast_trust::{
+    Book, DegradedReason, Denied, Direction, EndReason, HealthCell, PeerRecord, Purpose, Role, SessionId, Sessions,
+    Store, Updated,
+};
+
+use crate::clock::{MonotonicClock, unix_now};
+use crate::config::Config;
+use crate::driver::{self, Exchanged};
+use crate::entropy;
+use crate::events::EventLog;
+use crate::links::{self, PingFault};
+use crate::outbox::OutboxBell;
+use crate::registry::{Link, Promotion, Registry};
+use crate::service::Services;
+use crate::transport::{DialError, Transport, canonical};
+
+/// How long one address may take to answer a dial.
+pub const DIAL_DEADLINE: Duration = Duration::from_secs(5);
+/// How long a name may take to resolve.
+const RESOLVE_DEADLINE: Duration = Duration::from_secs(5);
+/// How long a revoke waits for the disk, and then for the old connection, before it closes that connection.
+const REVOKE_PATIENCE: Duration = Duration::from_millis(200);
+/// How long our own address record is good for, and after what part of that it is made anew.
+const ADDRESS_LIFE_MS: u64 = 7 * 24 * 3_600_000;
+const ADDRESS_RENEWAL_MS: u64 = 24 * 3_600_000;
+
+/// Peers whose last failure is remembered.
+const FAULTS_MAX: usize = 4_096;
+
+/// Why a peer was not reached, for the local operator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ContactFault {
+    /// Nobody has said where the peer is.
+    #[error("no address of the peer is known")]
+    NoAddress,
+    /// The name does not resolve.
+    #[error("the name of the peer's host does not resolve")]
+    NoSuchHost,
+    /// No address led to the peer; the last failure.
+    #[error("{at}: {fault}")]
+    Dial {
+        /// Where.
+        at: SocketAddr,
+        /// How.
+        fault: DialError,
+    },
+    /// The connection stands, the exchange over it failed.
+    #[error("{0}")]
+    Exchange(ExchangeFault),
+    /// Too many connections with this peer already.
+    #[error("too many connections with this peer")]
+    TooMany,
+    /// The peer is blocked here, or the node is stopping.
+    #[error("the peer is not to be contacted")]
+    NotAllowed,
+    /// The two do not trust each other.
+    #[error("{0}")]
+    Denied(Denied),
+    /// The exchange brought no session.
+    #[error("the peer did not agree to a session")]
+    NoSession,
+    /// The session stands, the ping over it failed.
+    #[error("{0}")]
+    Ping(PingFault),
+}
+
+/// See the module.
+pub struct Engine {
+    pub book: Book,
+    pub peers: Store<PeerRecord>,
+    pub sessions: Arc<Sessions>,
+    pub events: Arc<EventLog>,
+    pub registry: Arc<Registry>,
+    pub transport: Transport,
+    pub services: Services,
+    pub incarnation: Incarnation,
+    pub config: Config,
+    pub clock: Arc<MonotonicClock>,
+    pub health: HealthCell,
+    pub outbox: OutboxBell,
+    /// Connections whose peer is not known yet.
+    pub half_open: AtomicU64,
+    key: SecretKey,
+    own_address: Mutex<Option<(UnixMillis, SignedAddressRecord)>>,
+    flights: Mutex<HashMap<PeerId, Arc<tokio::sync::Mutex<()>>>>,
+    faults: Mutex<HashMap<PeerId, ContactFault>>,
+}
+
+/// What an engine is made of.
+pub struct Parts {
+    pub book: Book,
+    pub peers: Store<PeerRecord>,
+    pub sessions: Arc<Sessions>,
+    pub events: Arc<EventLog>,
+    pub transport: Transport,
+    pub incarnation: Incarnation,
+    pub config: Config,
+    pub clock: Arc<MonotonicClock>,
+    pub health: HealthCell,
+    pub outbox: OutboxBell,
+    pub key: SecretKey,
+}
+
+impl Engine {
+    pub fn new(parts: Parts) -> Engine {
+        let registry = Arc::new(Registry::new(parts.book.me(), parts.sessions.clone(), parts.events.clone()));
+        Engine {
+            registry,
+            book: parts.book,
+            peers: parts.peers,
+            sessions: parts.sessions,
+            events: parts.events,
+            transport: parts.transport,
+            services: Services::default(),
+            incarnation: parts.incarnation,
+            config: parts.config,
+            clock: parts.clock,
+            health: parts.health,
+            outbox: parts.outbox,
+            half_open: AtomicU64::new(0),
+            key: parts.key,
+            own_address: Mutex::default(),
+            flights: Mutex::default(),
+            faults: Mutex::default(),
+        }
+    }
+
+    /// Why the disk is not to be relied on now.
+    pub fn degraded(&self) -> Option<DegradedReason> {
+        self.health.snapshot().degraded(self.clock.now())
+    }
+
+    /// This node, as it shows itself in answers.
+    pub fn showing(&self) -> Showing {
+        Showing { incarnation: self.incarnation, address: self.address_record() }
+    }
+
+    /// Where this node can be reached, signed. `None` where nothing better is known than what a peer observes.
+    pub fn address_record(&self) -> Option<SignedAddressRecord> {
+        let now = unix_now();
+        let mut cached = self.own_address.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((made_at, record)) = cached.as_ref()
+            && now.since(*made_at) < ADDRESS_RENEWAL_MS
+        {
+            return Some(record.clone());
+        }
+        let advertised = &self.config.advertise;
+        let listening = || self.transport.local_addrs().into_iter().filter(|at| !at.ip().is_unspecified());
+        let addresses: Vec<Address> = if advertised.is_empty() {
+            listening().map(Address::from).collect()
+        } else {
+            advertised.iter().copied().map(Address::from).collect()
+        };
+        if addresses.is_empty() {
+            return None;
+        }
+        let record =
+            AddressRecord { peer: self.book.me(), addresses, epoch: now.0, expires_at: now.plus(ADDRESS_LIFE_MS) };
+        let signed = record.sign(&self.key).ok()?;
+        *cached = Some((now, signed.clone()));
+        Some(signed)
+    }
+
+    /// Takes in what the peer showed on `link`.
+    pub fn merge(&self, link: &Link, shown: &Shown) -> Updated {
+        let now = unix_now();
+        let remote = canonical(link.connection.remote_address());
+        let updated = self.book.merge(link.peer, shown, Some(remote), now);
+        if self.book.record(&link.peer).is_some() {
+            let local_too = self.config.dial_local_addresses || remote.ip().is_loopback();
+            peers::update(&self.peers, link.peer, |record| {
+                record.last_seen = Some(now);
+                record.observed = Some(remote.into());
+                if let Some(address) = &shown.address {
+                    record.take_signed(address, local_too);
+                }
+            });
+        }
+        self.settle(link.peer, &updated);
+        updated
+    }
+
+    /// Carries out what a change of trust asks for: cuts at once, and lets the outbox deliver. Returns how many sessions
+    /// ended. Any thread.
+    pub fn settle(&self, peer: PeerId, updated: &Updated) -> u32 {
+        let mut ended = 0;
+        if let Some(fall) = updated.transition.filter(|transition| transition.from == TrustState::Trusted) {
+            let reason = match fall.cause {
+                Cause::TheyRevoked => EndReason::RevokedByPeer,
+                Cause::Expired => EndReason::Expired,
+                _ => EndReason::Revoked,
+            };
+            ended = self.registry.cut(&peer, reason);
+        }
+        if self.owes(&peer) {
+            self.outbox.ring(peer);
+        }
+        ended
+    }
+
+    /// True while our edge is not on the peer's disk and is worth delivering.
+    pub fn owes(&self, peer: &PeerId) -> bool {
+        let now = unix_now();
+        self.book.record(peer).is_some_and(|record| {
+            !record.blocked
+                && !record.is_delivered()
+                && record.ours.as_ref().is_some_and(|ours| ours.is_revoke() || ours.is_grant_at(Side::Ours, now))
+        })
+    }
+
+    /// What follows from an exchange that has ended on `link`: a session, or the end of the connection.
+    pub fn after_exchange(&self, link: &Arc<Link>, exchanged: &Exchanged, opened_here: bool) {
+        let now = unix_now();
+        let trusted = || self.book.authorise(&link.peer, Purpose::Session, Direction::Inbound, now).is_ok();
+        // Both ends judge by the same word, the Answer's: otherwise one would keep a connection that the other drops.
+        if let Some(incarnation) = exchanged.incarnation.filter(|_| exchanged.granted)
+            && trusted()
+            && let Ok(id) = entropy::bytes().map(SessionId)
+        {
+            let promotion = self.registry.promote(link, incarnation, id);
+            // Registered before trust is checked again: a revoke in between either found the session and cut it, or
+            // is seen here.
+            if promotion == Promotion::Opened && !trusted() {
+                self.registry.ended(link, EndReason::Revoked);
+                link.retire(CloseCode::Done);
+            }
+            return;
+        }
+        if opened_here {
+            link.retire(CloseCode::Done);
+        }
+    }
+
+    /// Offers what we say to `peer`, over its session or a new connection. One at a time for each peer; who waited looks
+    /// whether it is still owed. `demand`: also when nothing is owed.
+    pub async fn contact(self: &Arc<Engine>, peer: PeerId, demand: bool) -> Result<Option<Agreement>, ContactFault> {
+        let flight = {
+            let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
+            flights.entry(peer).or_default().clone()
+        };
+        let result = {
+            let _turn = flight.lock().await;
+            let needed = self.owes(&peer) || (demand && self.registry.session(&peer).is_none());
+            if needed { self.contact_now(peer).await.map(Some) } else { Ok(None) }
+        };
+        self.note_fault(&peer, result.as_ref().err());
+        drop(flight);
+        let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
+        if flights.get(&peer).is_some_and(|flight| Arc::strong_count(flight) == 1) {
+            flights.remove(&peer);
+        }
+        result
+    }
+
+    /// How the last attempt to reach a peer failed, while it is the last.
+    pub fn last_fault(&self, peer: &PeerId) -> Option<ContactFault> {
+        self.faults.lock().unwrap_or_else(PoisonError::into_inner).get(peer).copied()
+    }
+
+    fn note_fault(&self, peer: &PeerId, fault: Option<&ContactFault>) {
+        let mut faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = match fault {
+            Some(fault) if faults.len() < FAULTS_MAX || faults.contains_key(peer) => faults.insert(*peer, *fault),
+            _ => faults.remove(peer),
+        };
+        drop(faults);
+        if let Some(fault) = fault.filter(|fault| before.as_ref() != Some(fault)) {
+            self.events.push("contact_failed", Some(*peer), &fault.to_string());
+        }
+    }
+
+    async fn contact_now(self: &Arc<Engine>, peer: PeerId) -> Result<Agreement, ContactFault> {
+        if self.book.state(&peer, unix_now()) == TrustState::Blocked {
+            return Err(ContactFault::NotAllowed);
+        }
+        let serving = self.registry.links(&peer).into_iter().find(|link| link.is_serving());
+        let link = match serving {
+            Some(link) => link,
+            None => self.dial(peer).await?,
+        };
+        let exchanged = driver::initiate(self, &link).await;
+        self.after_exchange(&link, &exchanged, true);
+        match exchanged.result {
+            Ok(Some(agreement)) => Ok(agreement),
+            Ok(None) => Err(ContactFault::Exchange(ExchangeFault::Closed)),
+            Err(fault) => Err(ContactFault::Exchange(fault)),
+        }
+    }
+
+    /// Dials the addresses that are known of `peer`, one after the other, until one leads to it.
+    async fn dial(self: &Arc<Engine>, peer: PeerId) -> Result<Arc<Link>, ContactFault> {
+        let (addresses, unresolved) = self.addresses(&peer).await;
+        let mut last = if unresolved { ContactFault::NoSuchHost } else { ContactFault::NoAddress };
+        for at in addresses {
+            match self.transport.dial(&peer, at, DIAL_DEADLINE).await {
+                Ok(connection) => {
+                    let Some(registration) = self.registry.register(peer, Role::Dialer, connection) else {
+                        return Err(ContactFault::TooMany);
+                    };
+                    let link = registration.link.clone();
+                    links::spawn(self.clone(), registration);
+                    return Ok(link);
+                }
+                // Another key at one address is what the operator must hear of, whatever the next address says.
+                Err(fault) if !matches!(last, ContactFault::Dial { fault: DialError::WrongKey { .. }, .. }) => {
+                    last = ContactFault::Dial { at, fault };
+                }
+                Err(_) => {}
+            }
+        }
+        Err(last)
+    }
+
+    /// Where to dial: what the operator typed first. And whether a name did not resolve.
+    async fn addresses(&self, peer: &PeerId) -> (Vec<SocketAddr>, bool) {
+        let Some(record) = self.peers.read(|table| table.get(peer).cloned()) else {
+            return (Vec::new(), false);
+        };
+        let mut list = Vec::new();
+        let mut unresolved = false;
+        if let Some(typed) = &record.typed {
+            match tokio::time::timeout(RESOLVE_DEADLINE, tokio::net::lookup_host(typed.as_str())).await {
+                Ok(Ok(resolved)) => list.extend(resolved),
+                _ => unresolved = true,
+            }
+        }
+        for address in record.dialable() {
+            let at = SocketAddr::from(address);
+            if !list.contains(&at) {
+                list.push(at);
+            }
+        }
+        list.truncate(DIAL_ADDRESSES_MAX);
+        (list, unresolved)
+    }
+
+    /// Tells a peer whose trust we took away, over the connections that it has, and closes them. The streams are cut
+    /// already.
+    pub async fn close_revoked(self: &Arc<Engine>, peer: PeerId) {
+        let links = self.registry.links(&peer);
+        if links.is_empty() {
+            return;
+        }
+        let record = self.book.record(&peer);
+        let durable = self.book.durable().reached(record.as_ref().map_or(self.book.store().revision(), |r| r.edges_at));
+        let on_disk = matches!(tokio::time::timeout(REVOKE_PATIENCE, durable).await, Ok(Ok(())));
+        if on_disk
+            && self.owes(&peer)
+            && let Some(link) = links.iter().find(|link| link.connection.close_reason().is_none())
+        {
+            // Whether it arrives or not: the connection closes, and the outbox does the rest.
+            let _ = tokio::time::timeout(REVOKE_PATIENCE, driver::initiate(self, link)).await;
+        }
+        for link in links {
+            link.connection.close(quinn::VarInt::from_u32(CloseCode::Revoked.code()), b"");
+        }
+    }
+
+    /// Marks what has expired and ends what rested on it.
+    pub fn expire(&self) {
+        for peer in self.book.expire(unix_now()) {
+            self.registry.cut(&peer, EndReason::Expired);
+            for link in self.registry.links(&peer) {
+                link.retire(CloseCode::Done);
+            }
+        }
+    }
+
+    /// Counts a connection whose peer is not known yet, until the guard drops.
+    pub fn half_open(self: &Arc<Engine>) -> HalfOpen {
+        self.half_open.fetch_add(1, Ordering::Relaxed);
+        HalfOpen(self.clone())
+    }
+}
+
+/// One connection whose peer is not known yet.
+pub struct HalfOpen(Arc<Engine>);
+
+impl Drop for HalfOpen {
+    fn drop(&mut self) {
+        self.0.half_open.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,241 @@
+//! Connections from their first packet to their last: accepting, the streams of one connection, closing.
+//!
+//! One task a connection, one a stream; QUIC bounds the streams (8), the registry the connections of one peer. A task
+//! that dies takes its link out of the registry (`Registration`), which ends its session.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use handfast_protocol::codec;
+use handfast_protocol::limits::{DURABLE_DEADLINE_MS, FRAME_DEADLINE_MS, HEAD_BYTES_MAX};
+use handfast_protocol::stream::{Head, Ping, StreamKind};
+use handfast_protocol::{CloseCode, PeerId, RefuseCode, ServiceName};
+use handfast_trust::trust_record::TrustState;
+use handfast_trust::{Direction, EndReason, Purpose, Role};
+use quinn::{RecvStream, SendStream, VarInt};
+use tokio::time::{Instant, MissedTickBehavior, timeout};
+
+use crate::clock::unix_now;
+use crate::driver::{self, read_frame_in_time, refuse};
+use crate::engine::Engine;
+use crate::registry::{Link, Registration};
+use crate::service::{ServiceFault, ServiceStream};
+use crate::transport::{CloseReason, close_reason, peer_of};
+
+/// How long TLS may take.
+const TLS_DEADLINE: Duration = Duration::from_secs(5);
+/// How long a connection that is no session may be without an exchange.
+const LINGER: Duration = Duration::from_secs(5);
+/// Longest encoded ping.
+const PING_BYTES_MAX: usize = 8;
+/// How long a ping may take.
+const PING_DEADLINE: Duration = Duration::from_secs(5);
+/// Connections in all: beyond, new ones are refused before any cryptography.
+const CONNECTIONS_MAX: u64 = 50_000;
+
+/// Takes connections until the transport closes.
+pub async fn accept(engine: Arc<Engine>) {
+    while let Some(incoming) = engine.transport.accept().await {
+        if engine.registry.counts().1 >= CONNECTIONS_MAX {
+            incoming.refuse();
+            continue;
+        }
+        let half_open = engine.half_open();
+        let engine = engine.clone();
+        tokio::spawn(async move {
+            let connection = match incoming.accept() {
+                Ok(connecting) => timeout(TLS_DEADLINE, connecting).await,
+                Err(error) => Ok(Err(error)),
+            };
+            drop(half_open);
+            match connection {
+                Ok(Ok(connection)) => admit(&engine, connection),
+                Ok(Err(error)) => tracing::debug!(%error, "handshake failed"),
+                Err(_) => tracing::debug!("handshake timed out"),
+            }
+        });
+    }
+}
+
+/// A connection whose peer TLS has proven.
+fn admit(engine: &Arc<Engine>, connection: quinn::Connection) {
+    let close = |code: CloseCode| connection.close(VarInt::from_u32(code.code()), b"");
+    let Some(peer) = peer_of(&connection).filter(|peer| *peer != engine.book.me()) else {
+        return close(CloseCode::Refused);
+    };
+    // A blocked peer may still take its own word back; one that never gave it has nothing to say.
+    if engine.book.state(&peer, unix_now()) == TrustState::Blocked
+        && engine.book.record(&peer).is_none_or(|record| record.theirs.is_none())
+    {
+        return close(CloseCode::Refused);
+    }
+    match engine.registry.register(peer, Role::Listener, connection.clone()) {
+        Some(registration) => spawn(engine.clone(), registration),
+        None => close(CloseCode::Busy),
+    }
+}
+
+/// Serves a registered connection until it ends.
+pub fn spawn(engine: Arc<Engine>, registration: Registration) {
+    tokio::spawn(serve(engine, registration));
+}
+
+async fn serve(engine: Arc<Engine>, registration: Registration) {
+    let link = registration.link.clone();
+    let mut orders = link.orders();
+    let mut idle = tokio::time::interval_at(Instant::now() + LINGER, LINGER);
+    idle.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut busy_since_tick = true;
+    let reason = loop {
+        tokio::select! {
+            stream = link.connection.accept_bi() => match stream {
+                Ok((send, recv)) => {
+                    busy_since_tick = true;
+                    let (engine, link) = (engine.clone(), link.clone());
+                    tokio::spawn(async move { stream_opened(&engine, &link, send, recv).await });
+                }
+                Err(error) => break end_reason(&error),
+            },
+            Ok(code) = async { orders.wait_for(|orders| orders.close.is_some()).await.map(|orders| orders.close) } => {
+                let code = code.unwrap_or(CloseCode::Done);
+                quiet(&link).await;
+                link.connection.close(VarInt::from_u32(code.code()), b"");
+                break if code == CloseCode::Duplicate { EndReason::Replaced } else { EndReason::Lost };
+            }
+            _ = idle.tick() => {
+                if link.is_session() || exchanging(&link) {
+                    busy_since_tick = true;
+                } else if !std::mem::take(&mut busy_since_tick) {
+                    link.retire(CloseCode::Done);
+                }
+            }
+        }
+    };
+    let was_session = engine.registry.ended(&link, reason);
+    drop(registration);
+    let lost = matches!(reason, EndReason::Lost | EndReason::PeerClosed | EndReason::Replaced);
+    let trusted = || engine.book.authorise(&link.peer, Purpose::Session, Direction::Outbound, unix_now()).is_ok();
+    if was_session && lost && trusted() && engine.registry.session(&link.peer).is_none() {
+        engine.outbox.reconnect(link.peer);
+    }
+}
+
+fn exchanging(link: &Link) -> bool {
+    link.inbound_exchange.available_permits() == 0 || link.outbound_exchange.available_permits() == 0
+}
+
+/// Waits until running exchanges are over, at most as long as one waits for the disk and a frame.
+async fn quiet(link: &Link) {
+    let patience = Duration::from_millis(DURABLE_DEADLINE_MS + FRAME_DEADLINE_MS);
+    let both = async { (link.inbound_exchange.acquire().await, link.outbound_exchange.acquire().await) };
+    let _ = timeout(patience, both).await;
+}
+
+fn end_reason(error: &quinn::ConnectionError) -> EndReason {
+    match close_reason(error) {
+        CloseReason::Here => EndReason::Stopped,
+        CloseReason::Peer(code) => EndReason::of_peers_close(code),
+        _ => EndReason::Lost,
+    }
+}
+
+async fn stream_opened(engine: &Arc<Engine>, link: &Arc<Link>, mut send: SendStream, mut recv: RecvStream) {
+    let head = match read_frame_in_time(&mut recv, HEAD_BYTES_MAX).await {
+        Ok(Some(body)) => Head::read(&body),
+        Ok(None) => return,
+        Err(fault) => Err(fault.refuse_code()),
+    };
+    let code = match head {
+        Ok(StreamKind::Exchange) => match link.inbound_exchange.try_acquire() {
+            Ok(turn) => {
+                let exchanged = driver::respond(engine, link, &mut send, &mut recv).await;
+                drop(turn);
+                tracing::debug!(peer = %link.peer.short(), result = ?exchanged.result, "exchange answered");
+                return engine.after_exchange(link, &exchanged, false);
+            }
+            Err(_) => RefuseCode::Busy,
+        },
+        Ok(StreamKind::Ping) => match answer_ping(engine, &link.peer, &mut send, &mut recv).await {
+            Ok(()) => return,
+            Err(code) => code,
+        },
+        Ok(StreamKind::Service(name)) => return service(engine, link, &name, send, recv),
+        Ok(StreamKind::Join) => RefuseCode::NoSuchService,
+        Err(code) => code,
+    };
+    refuse(&mut send, &mut recv, code);
+}
+
+async fn answer_ping(
+    engine: &Engine,
+    peer: &PeerId,
+    send: &mut SendStream,
+    recv: &mut RecvStream,
+) -> Result<(), RefuseCode> {
+    engine
+        .book
+        .authorise(peer, Purpose::Session, Direction::Inbound, unix_now())
+        .map_err(|_| RefuseCode::NotAuthorised)?;
+    let body = read_frame_in_time(recv, PING_BYTES_MAX).await.map_err(|fault| fault.refuse_code())?;
+    let ping: Ping = codec::decode(&body.unwrap_or_default(), PING_BYTES_MAX).map_err(|_| RefuseCode::BadFrame)?;
+    send.write_all(&codec::frame(&ping)).await.map_err(|_| RefuseCode::Unspecified)?;
+    // Refused only where the stream has ended already.
+    let _ = send.finish();
+    Ok(())
+}
+
+fn service(engine: &Engine, link: &Arc<Link>, name: &ServiceName, mut send: SendStream, mut recv: RecvStream) {
+    let allowed = engine.book.authorise(&link.peer, Purpose::Service(name), Direction::Inbound, unix_now());
+    let code = match (allowed, engine.services.taker(name), link.services.clone().try_acquire_owned()) {
+        (Err(_), ..) => RefuseCode::NotAuthorised,
+        (_, None, _) => RefuseCode::NoSuchService,
+        (.., Err(_)) => RefuseCode::Busy,
+        (Ok(()), Some(taker), Ok(place)) => match taker.try_reserve() {
+            Ok(slot) => {
+                slot.send(ServiceStream::new(link.peer, (send, recv), link.orders(), place));
+                return;
+            }
+            Err(_) => RefuseCode::Busy,
+        },
+    };
+    refuse(&mut send, &mut recv, code);
+}
+
+/// Why a ping did not come back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PingFault {
+    /// The other end closed the stream, or the connection is gone.
+    #[error("the peer did not answer the ping")]
+    Ended,
+    /// Nothing came in time.
+    #[error("the ping timed out")]
+    TimedOut,
+}
+
+/// One authenticated round trip over a session.
+pub async fn ping(link: &Link, nonce: u64) -> Result<Duration, PingFault> {
+    let round_trip = async {
+        let (mut send, mut recv) = link.connection.open_bi().await.map_err(|_| PingFault::Ended)?;
+        let began = Instant::now();
+        let frames = [codec::frame(&Head::new(StreamKind::Ping)), codec::frame(&Ping { nonce })].concat();
+        send.write_all(&frames).await.map_err(|_| PingFault::Ended)?;
+        let body = read_frame_in_time(&mut recv, PING_BYTES_MAX).await.map_err(|_| PingFault::Ended)?;
+        let back = body.and_then(|body| codec::decode::<Ping>(&body, PING_BYTES_MAX).ok());
+        if back == Some(Ping { nonce }) { Ok(began.elapsed()) } else { Err(PingFault::Ended) }
+    };
+    timeout(PING_DEADLINE, round_trip).await.unwrap_or(Err(PingFault::TimedOut))
+}
+
+/// Opens an application stream to a trusted peer, over its session.
+pub async fn open_service(engine: &Engine, link: &Link, name: &ServiceName) -> Result<ServiceStream, ServiceFault> {
+    engine
+        .book
+        .authorise(&link.peer, Purpose::Service(name), Direction::Outbound, unix_now())
+        .map_err(|_| ServiceFault::Cut)?;
+    let orders = link.orders();
+    let place = link.services.clone().acquire_owned().await.map_err(|_| ServiceFault::Ended)?;
+    let (mut send, recv) = link.connection.open_bi().await.map_err(|_| ServiceFault::Ended)?;
+    let head = codec::frame(&Head::new(StreamKind::Service(name.clone())));
+    send.write_all(&head).await.map_err(|_| ServiceFault::Ended)?;
+    Ok(ServiceStream::new(link.peer, (send, recv), orders, place))
+}

@@ -1,0 +1,295 @@
+//! A running node: two runtimes, the order in which it starts, and the same order backwards.
+//!
+//! Start: lock, stores (`stores`), data runtime, sockets, engine, accept loop and outbox, control runtime, control
+//! socket, ready. Stop: control socket, intake, exchanges (2 s to finish), outbox, connections, data runtime, last
+//! drain, drainer, lock.
+//!
+//! Threads: the *data* runtime has as many workers as cores and runs everything that touches quinn; the *control*
+//! runtime is one thread for the control API and timers, so that a storm on the wire cannot starve the operator. The
+//! drainer is a third kind: the one thread that writes record files.
+//!
+//! Dying at any point loses nothing acknowledged: a start after that finds what recovery finds, and closes the dead
+//! run's sessions as orphaned.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use handfast_protocol::{CloseCode, PeerId};
+use handfast_trust::{Book, EndReason, Sessions};
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::{oneshot, watch};
+use tokio::time::MissedTickBehavior;
+
+use crate::clock::unix_now;
+use crate::commands::{NODE_ROLE, Patience, acquire};
+use crate::config::Config;
+use crate::control::api::{ApiError, ErrorCode, ReadyReply};
+use crate::control::{server, socket};
+use crate::data_dir::DataDir;
+use crate::engine::{Engine, Parts};
+use crate::entropy;
+use crate::events::EventLog;
+use crate::links;
+use crate::operations::{Live, Operator, policy};
+use crate::outbox::{self, OutboxBell};
+use crate::output::Output;
+use crate::stores::{self, Stores};
+use crate::transport::Transport;
+use crate::views;
+
+/// How long running exchanges may take to finish when the node stops.
+const STOP_PATIENCE: Duration = Duration::from_secs(2);
+/// How long the data runtime may take to end.
+const RUNTIME_PATIENCE: Duration = Duration::from_secs(2);
+/// How often expired grants are looked for. `authorise` needs no sweep: it compares with the clock itself.
+const EXPIRY_EVERY: Duration = Duration::from_secs(1);
+/// How long a start waits until the sessions of a dead run are closed on disk.
+const ORPHANS_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What a node is started with.
+pub struct RunOptions {
+    pub data_dir: DataDir,
+    pub config: Config,
+    pub json: bool,
+}
+
+/// A node that runs. [`Node::stop`] ends it in order; dropping it ends it as a crash would.
+pub struct Node {
+    engine: Arc<Engine>,
+    operator: Arc<Operator>,
+    data: Runtime,
+    tasks: Vec<tokio::task::JoinHandle<()>>,
+    control: JoinHandle<()>,
+    stop_control: watch::Sender<bool>,
+    stores: Stores,
+    socket: PathBuf,
+}
+
+impl Node {
+    /// Starts a node on an initialised directory, on runtimes of its own.
+    ///
+    /// # Errors
+    /// `InUse` when somebody holds the directory, `Damaged`, and whatever keeps it from listening.
+    pub fn start(data_dir: &DataDir, config: Config) -> Result<Node, ApiError> {
+        let control = Builder::new_current_thread().enable_all().build().map_err(|error| no_runtime(&error))?;
+        let lock = control.block_on(acquire(data_dir, NODE_ROLE, Patience::Node))?;
+        let stores::Opened { key, stores, clock } = stores::open_all(data_dir, lock)?;
+        let data =
+            Builder::new_multi_thread().thread_name("data").enable_all().build().map_err(|error| no_runtime(&error))?;
+        let incarnation = entropy::incarnation()?;
+        let events = Arc::new(EventLog::new());
+        let (sessions, orphans, revision) = Sessions::open(stores.sessions.clone(), incarnation, unix_now());
+        if orphans > 0 {
+            let closed = sessions.durable().reached_blocking(revision, ORPHANS_PATIENCE);
+            match closed {
+                Ok(()) => tracing::info!(sessions = orphans, "closed the sessions of a run that died"),
+                Err(error) => {
+                    tracing::warn!(%error, sessions = orphans, "sessions of a dead run are not closed on disk")
+                }
+            }
+        }
+        if config.policy_accept_all {
+            tracing::warn!("every request is granted (policy.accept_all): for tests and storms only");
+        }
+        let observer_events = events.clone();
+        let observer = Box::new(move |peer: &PeerId, transition: &handfast_trust::Transition| {
+            tracing::info!(peer = %peer.short(), from = %transition.from, to = %transition.to,
+                revision = transition.revision.0, cause = transition.cause.as_str(), "trust changed");
+            observer_events.push(transition.to.as_str(), Some(*peer), &views::event_cause(transition));
+        });
+        let transport = {
+            let _inside = data.enter();
+            Transport::bind(&config.listen, &key, &config.transport())
+                .map_err(|error| ApiError::new(ErrorCode::Failure, format!("{error}.")).hint(error.hint()))?
+        };
+        let engine = Arc::new(Engine::new(Parts {
+            book: Book::new(stores.trust.clone(), key.clone(), policy(&config), observer),
+            peers: stores.peers.clone(),
+            sessions: Arc::new(sessions),
+            events: events.clone(),
+            transport,
+            incarnation,
+            config,
+            clock,
+            health: stores.health(),
+            outbox: OutboxBell::default(),
+            key,
+        }));
+        let rng = StdRng::from_seed(entropy::bytes()?);
+        let tasks = vec![data.spawn(links::accept(engine.clone())), data.spawn(outbox::run(engine.clone(), rng))];
+        let live = Live { engine: engine.clone(), data: data.handle().clone() };
+        let operator = Arc::new(Operator::of_node(live, data_dir));
+        let socket = data_dir.control_socket(|name| std::env::var_os(name))?;
+        let (stop_control, stopped) = watch::channel(false);
+        let control = spawn_control(control, socket.clone(), operator.clone(), engine.clone(), data_dir, stopped)?;
+        Ok(Node { engine, operator, data, tasks, control, stop_control, stores, socket })
+    }
+
+    /// Who this node is.
+    pub fn peer_id(&self) -> PeerId {
+        self.engine.book.me()
+    }
+
+    /// Where it listens.
+    pub fn local_addrs(&self) -> Vec<SocketAddr> {
+        self.engine.transport.local_addrs()
+    }
+
+    /// What its operator may do.
+    pub fn operator(&self) -> &Arc<Operator> {
+        &self.operator
+    }
+
+    /// The engine, for programs that embed a node.
+    pub fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+
+    /// The runtime on which everything that touches the network runs.
+    pub fn data(&self) -> &tokio::runtime::Handle {
+        self.data.handle()
+    }
+
+    /// Ends the node in order: nothing acknowledged is lost, and what is not on the disk is an error.
+    ///
+    /// # Errors
+    /// `NotDurable` when something could not be written.
+    pub fn stop(self) -> Result<(), ApiError> {
+        self.stop_control.send_replace(true);
+        if self.control.join().is_err() {
+            tracing::error!("the control thread had died");
+        }
+        // Intake and outbox end; exchanges that run may finish.
+        for task in &self.tasks {
+            task.abort();
+        }
+        let engine = self.engine.clone();
+        self.data.block_on(async move {
+            for peer in engine.registry.session_peers() {
+                engine.registry.cut(&peer, EndReason::Stopped);
+            }
+            engine.registry.quiet(STOP_PATIENCE).await;
+            engine.transport.close(CloseCode::Stopping);
+            // Peers learn it from the close frame; those that do not, from silence.
+            let _ = tokio::time::timeout(STOP_PATIENCE, engine.transport.wait_idle()).await;
+        });
+        self.data.shutdown_timeout(RUNTIME_PATIENCE);
+        socket::remove(&self.socket);
+        self.stores.close().map(|_| ())
+    }
+}
+
+fn no_runtime(error: &std::io::Error) -> ApiError {
+    ApiError::new(ErrorCode::Failure, format!("The runtime cannot start: {error}."))
+}
+
+/// The control thread: the API, and what happens as time passes. Returns once the socket listens.
+fn spawn_control(
+    runtime: Runtime,
+    socket: PathBuf,
+    operator: Arc<Operator>,
+    engine: Arc<Engine>,
+    data_dir: &DataDir,
+    stopped: watch::Receiver<bool>,
+) -> Result<JoinHandle<()>, ApiError> {
+    let (listens, listening) = oneshot::channel();
+    let data_dir = data_dir.clone();
+    let events = engine.events.clone();
+    let run = move || {
+        runtime.block_on(async move {
+            let listener = match socket::bind(&socket) {
+                Ok(listener) => listener,
+                Err(error) => return drop(listens.send(Err(error))),
+            };
+            // Nobody waits any more only if the start has failed elsewhere.
+            let _ = listens.send(Ok(()));
+            let expiry = tokio::spawn(expire_again_and_again(engine));
+            server::serve(listener, operator, events, data_dir, stopped).await;
+            expiry.abort();
+        });
+    };
+    let thread =
+        std::thread::Builder::new().name("control".to_owned()).spawn(run).map_err(|error| no_runtime(&error))?;
+    match listening.blocking_recv() {
+        Ok(Ok(())) => Ok(thread),
+        Ok(Err(error)) => Err(error),
+        Err(_) => Err(ApiError::new(ErrorCode::Failure, "The control thread died.")),
+    }
+}
+
+async fn expire_again_and_again(engine: Arc<Engine>) {
+    let mut ticks = tokio::time::interval(EXPIRY_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        engine.expire();
+    }
+}
+
+/// Runs a node until SIGTERM or SIGINT. A second signal ends the process at once.
+///
+/// # Errors
+/// As [`Node::start`] and [`Node::stop`].
+pub fn run(options: RunOptions) -> Result<(), ApiError> {
+    let RunOptions { data_dir, config, json } = options;
+    let signals = Builder::new_current_thread().enable_all().build().map_err(|error| no_runtime(&error))?;
+    let mut ends = {
+        let _inside = signals.enter();
+        Ends::listen().map_err(|error| no_runtime(&error))?
+    };
+    let node = Node::start(&data_dir, config)?;
+    Output::new(json).ready(&ReadyReply {
+        event: "ready".to_owned(),
+        peer_id: node.peer_id().to_string(),
+        listen: node.local_addrs().iter().map(ToString::to_string).collect(),
+        control: node.socket.display().to_string(),
+    })?;
+    signals.block_on(ends.next());
+    tracing::info!("stopping");
+    let (done, stopped) = oneshot::channel();
+    let stopper = std::thread::Builder::new()
+        .name("stop".to_owned())
+        .spawn(move || drop(done.send(node.stop())))
+        .map_err(|error| no_runtime(&error))?;
+    let result = signals.block_on(async {
+        tokio::select! {
+            result = stopped => Some(result),
+            () = ends.next() => None,
+        }
+    });
+    match result {
+        Some(result) => {
+            if stopper.join().is_err() {
+                tracing::error!("the stopping thread died");
+            }
+            result.unwrap_or_else(|_| Err(ApiError::new(ErrorCode::Failure, "Stopping failed; see the log.")))
+        }
+        None => Err(ApiError::new(ErrorCode::Failure, "Ended at once by a second signal.")
+            .hint("what was acknowledged is on the disk")),
+    }
+}
+
+/// The signals that end a node.
+struct Ends {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Ends {
+    fn listen() -> std::io::Result<Ends> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Ends { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

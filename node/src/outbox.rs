@@ -1,0 +1,235 @@
+//! Delivers what peers have not got yet. A trust record whose own edge is not delivered *is* the entry: there is no
+//! second table that could disagree, and a restart forgets nothing.
+//!
+//! Tried at start, when our edge changes, when an address becomes known, and again with backoff until delivered or
+//! expired. After a refusal the next try is at contact or after a day; a request that waits is offered again daily.
+//! Sessions that were lost while both ends still trust each other are dialled again in the same way, a few times.
+//!
+//! Invariants (BOUND): [`CONTACTS_MAX`] contacts run at once, one for each peer; a dead peer costs a capped, jittered
+//! number of dials.
+//!
+//! Thread: one task on the data runtime.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use handfast_protocol::PeerId;
+use handfast_protocol::exchange::{Agreement, Disposition};
+use handfast_trust::trust_record::{Side, TrustState};
+use handfast_trust::{Backoff, RetryPolicy};
+use rand::RngExt as _;
+use rand::rngs::StdRng;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+
+use crate::clock::unix_now;
+use crate::engine::{ContactFault, Engine};
+
+/// Contacts that run at once.
+const CONTACTS_MAX: usize = 64;
+/// Sessions that are opened again at start.
+const RECONNECT_AT_START_MAX: usize = 256;
+/// Dials for a lost session before the peer is left alone until somebody wants something of it.
+const RECONNECT_TRIES_MAX: u32 = 10;
+/// From one second to a quarter of an hour: about 100 dials a day to a dead peer.
+const POLICY: RetryPolicy =
+    RetryPolicy { first: Duration::from_secs(1), cap: Duration::from_secs(15 * 60), deadline: None };
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// Rings for a peer. Coalescing: a hundred rings for one peer are one entry.
+#[derive(Clone, Default)]
+pub struct OutboxBell {
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    rung: Mutex<Rung>,
+    notify: Notify,
+}
+
+#[derive(Default)]
+struct Rung {
+    deliver: HashSet<PeerId>,
+    reconnect: HashSet<PeerId>,
+}
+
+impl OutboxBell {
+    /// Something is owed to `peer`, or it may be reachable now.
+    pub fn ring(&self, peer: PeerId) {
+        self.with(|rung| rung.deliver.insert(peer));
+    }
+
+    /// The session with `peer` was lost.
+    pub fn reconnect(&self, peer: PeerId) {
+        self.with(|rung| rung.reconnect.insert(peer));
+    }
+
+    fn with(&self, change: impl FnOnce(&mut Rung) -> bool) {
+        let news = change(&mut self.shared.rung.lock().unwrap_or_else(PoisonError::into_inner));
+        if news {
+            self.shared.notify.notify_one();
+        }
+    }
+
+    fn take(&self) -> Rung {
+        std::mem::take(&mut self.shared.rung.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// One peer in the queue.
+struct Entry {
+    due: Instant,
+    backoff: Backoff,
+    /// Not only what is owed: the session is wanted.
+    session: bool,
+}
+
+/// The queue. Its clock is tokio's.
+struct Outbox {
+    engine: Arc<Engine>,
+    queue: BTreeSet<(Instant, PeerId)>,
+    entries: HashMap<PeerId, Entry>,
+    running: JoinSet<(PeerId, Result<Option<Agreement>, ContactFault>)>,
+    in_flight: HashMap<PeerId, (Backoff, bool)>,
+    rng: StdRng,
+}
+
+/// Runs until it is aborted; a contact that is dropped with it is owed again after the next start.
+pub async fn run(engine: Arc<Engine>, rng: StdRng) {
+    let bell = engine.outbox.clone();
+    let mut outbox = Outbox {
+        engine,
+        queue: BTreeSet::new(),
+        entries: HashMap::new(),
+        running: JoinSet::new(),
+        in_flight: HashMap::new(),
+        rng,
+    };
+    outbox.fill();
+    loop {
+        outbox.start_due();
+        let next = outbox.queue.first().map(|(due, _)| *due).filter(|_| outbox.running.len() < CONTACTS_MAX);
+        tokio::select! {
+            () = bell.shared.notify.notified() => outbox.rung(bell.take()),
+            Some(done) = outbox.running.join_next() => {
+                // A contact that panicked is owed still: the next ring or start takes it up.
+                if let Ok((peer, result)) = done {
+                    outbox.finished(peer, result);
+                }
+            }
+            () = async { match next { Some(due) => sleep_until(due).await, None => std::future::pending().await } } => {}
+        }
+    }
+}
+
+impl Outbox {
+    /// What a restart finds: everything that is owed, waiting requests, and the sessions that are likely wanted.
+    fn fill(&mut self) {
+        let now = unix_now();
+        let mut trusted = Vec::new();
+        for (peer, record) in self.engine.book.store().walk().flatten() {
+            let denied = self.engine.book.is_denied(&peer);
+            if self.engine.owes(&peer) {
+                self.at(peer, Instant::now(), false);
+            } else if record.state(denied, now) == TrustState::Requested {
+                let due = Instant::now() + self.within_a_day();
+                self.at(peer, due, false);
+            } else if record.state(denied, now) == TrustState::Trusted {
+                let seen = self.engine.peers.read(|table| table.get(&peer).and_then(|record| record.last_seen));
+                trusted.push((seen, peer));
+            }
+        }
+        trusted.sort_unstable_by(|a, b| b.cmp(a));
+        for (_, peer) in trusted.into_iter().take(RECONNECT_AT_START_MAX) {
+            self.at(peer, Instant::now(), true);
+        }
+    }
+
+    fn within_a_day(&mut self) -> Duration {
+        DAY.mul_f64(self.rng.random_range(0.9..=1.1))
+    }
+
+    fn at(&mut self, peer: PeerId, due: Instant, session: bool) {
+        self.put(peer, Entry { due, backoff: Backoff::new(POLICY), session });
+    }
+
+    fn put(&mut self, peer: PeerId, mut entry: Entry) {
+        if let Some(old) = self.entries.remove(&peer) {
+            self.queue.remove(&(old.due, peer));
+            entry.session |= old.session;
+            entry.due = entry.due.min(old.due);
+        }
+        self.queue.insert((entry.due, peer));
+        self.entries.insert(peer, entry);
+    }
+
+    fn rung(&mut self, rung: Rung) {
+        for peer in rung.deliver {
+            self.at(peer, Instant::now(), false);
+        }
+        for peer in rung.reconnect {
+            // Both ends lost it at once: a moment's patience for the one that is smaller to dial.
+            let patience = if self.engine.book.me() < peer { 100..=500u64 } else { 1_500..=3_000 };
+            let due = Instant::now() + Duration::from_millis(self.rng.random_range(patience));
+            self.at(peer, due, true);
+        }
+    }
+
+    fn start_due(&mut self) {
+        let now = Instant::now();
+        while self.running.len() < CONTACTS_MAX {
+            let Some((due, peer)) = self.queue.first().copied().filter(|(due, _)| *due <= now) else {
+                return;
+            };
+            self.queue.remove(&(due, peer));
+            let Some(entry) = self.entries.remove(&peer) else {
+                continue;
+            };
+            if self.in_flight.contains_key(&peer) {
+                // One at a time: looked at again when the running one ends.
+                self.put(peer, Entry { due: now + POLICY.first, ..entry });
+                continue;
+            }
+            self.in_flight.insert(peer, (entry.backoff, entry.session));
+            let engine = self.engine.clone();
+            self.running.spawn(async move { (peer, Box::pin(engine.contact(peer, entry.session)).await) });
+        }
+    }
+
+    fn finished(&mut self, peer: PeerId, result: Result<Option<Agreement>, ContactFault>) {
+        let Some((mut backoff, session)) = self.in_flight.remove(&peer) else {
+            return;
+        };
+        tracing::debug!(peer = %peer.short(), ?result, "contact");
+        let owes = self.engine.owes(&peer);
+        let due = match result {
+            Ok(Some(Agreement { disposition: Disposition::Busy { retry_after_ms }, .. })) => {
+                Some(Instant::now() + Duration::from_millis(u64::from(retry_after_ms)))
+            }
+            Ok(Some(Agreement { disposition: Disposition::Refused, .. })) => owes.then(|| Instant::now() + DAY),
+            Ok(_) if owes => self.later(&mut backoff),
+            Ok(_) => self.is_waiting(&peer).then(|| Instant::now() + DAY.mul_f64(0.9 + 0.2 * self.rng.random::<f64>())),
+            Err(ContactFault::NoAddress | ContactFault::NotAllowed) => None,
+            Err(_) if owes || (session && backoff.failures() < RECONNECT_TRIES_MAX) => self.later(&mut backoff),
+            Err(_) => None,
+        };
+        if let Some(due) = due {
+            self.put(peer, Entry { due, backoff, session: session && !owes });
+        }
+    }
+
+    fn later(&mut self, backoff: &mut Backoff) -> Option<Instant> {
+        let now = self.engine.clock.now();
+        backoff.failed(now, &mut self.rng).map(|at| Instant::now() + at.since(now))
+    }
+
+    fn is_waiting(&self, peer: &PeerId) -> bool {
+        let now = unix_now();
+        self.engine.book.record(peer).is_some_and(|record| {
+            record.theirs.is_none() && record.ours.as_ref().is_some_and(|ours| ours.is_grant_at(Side::Ours, now))
+        })
+    }
+}

@@ -1,0 +1,84 @@
+//! The stores of one data directory, opened under its lock and closed in order.
+//!
+//! Order of opening: lock (held by the caller), leftovers removed, floor, `trust.hf`, `peers.hf`, `sessions.hf`,
+//! drainer. Closing is the reverse: last drain, drainer joined, lock released. Whatever cannot be believed ends the
+//! opening with an error and every byte in place; only peers and sessions may be set aside and begun anew.
+
+use std::sync::Arc;
+
+use handfast_protocol::{PeerId, SecretKey};
+use handfast_trust::{
+    DirectoryLock, Drainer, DrainerHandle, DrainerThread, FileKind, Floor, PeerRecord, RealDir, SessionRecord, Site,
+    StorageHealth, Store, TrustRecord, open, open_or_begin_anew, remove_leftovers,
+};
+
+use crate::clock::MonotonicClock;
+use crate::control::api::{ApiError, ErrorCode};
+use crate::data_dir::DataDir;
+use crate::identity_file;
+
+/// Every store of a node, and the thread that writes them.
+pub struct Stores {
+    pub trust: Store<TrustRecord>,
+    pub peers: Store<PeerRecord>,
+    pub sessions: Store<SessionRecord>,
+    drainer: DrainerHandle,
+    _lock: DirectoryLock,
+}
+
+/// Where the stores and the identity of one node come from.
+pub struct Opened {
+    pub key: SecretKey,
+    pub stores: Stores,
+    pub clock: Arc<MonotonicClock>,
+}
+
+/// Opens identity and stores. `lock` stays held until [`Stores::close`].
+///
+/// # Errors
+/// Damage (exit code 8), disk errors, and whatever is wrong with the identity.
+pub fn open_all(dir: &DataDir, lock: DirectoryLock) -> Result<Opened, ApiError> {
+    identity_file::remove_leftovers(dir.path())?;
+    let key = identity_file::load(dir.path())?;
+    let clock = Arc::new(MonotonicClock::start());
+    let owner: PeerId = key.peer_id();
+    let site = Site::new(*owner.as_bytes(), crate::entropy::bytes()?, clock.clone());
+    let mut medium = RealDir::open(dir.path())?;
+    remove_leftovers(&mut medium)?;
+    let floor = Floor::read(&mut medium, owner.as_bytes())?;
+    let trust = open::<TrustRecord, _>(&mut medium, &site, &floor)?;
+    let peers = open_or_begin_anew::<PeerRecord, _>(&mut medium, &site)?;
+    let sessions = open_or_begin_anew::<SessionRecord, _>(&mut medium, &site)?;
+    let mut drainer = Drainer::new(medium, &site, floor);
+    drainer.add(trust.log);
+    drainer.add(peers.log);
+    drainer.add(sessions.log);
+    let drainer = DrainerThread::spawn(drainer, clock.clone())
+        .map_err(|error| ApiError::new(ErrorCode::Failure, format!("The drainer thread cannot start: {error}.")))?;
+    let stores = Stores { trust: trust.store, peers: peers.store, sessions: sessions.store, drainer, _lock: lock };
+    Ok(Opened { key, stores, clock })
+}
+
+impl Stores {
+    /// How the disk is doing.
+    pub fn health(&self) -> handfast_trust::HealthCell {
+        self.drainer.health_cell()
+    }
+
+    /// Writes what is left, ends the drainer, releases the lock.
+    ///
+    /// # Errors
+    /// `NotDurable` when changes could not be written: they are lost.
+    pub fn close(self) -> Result<StorageHealth, ApiError> {
+        let health = self.drainer.health();
+        let report = self.drainer.stop();
+        let lost: Vec<FileKind> =
+            report.unsaved.iter().map(|unsaved| unsaved.file).filter(|file| !file.safe_to_lose()).collect();
+        if lost.is_empty() {
+            return Ok(health);
+        }
+        let files = lost.iter().map(|file| file.file_name()).collect::<Vec<_>>().join(", ");
+        Err(ApiError::new(ErrorCode::NotDurable, format!("The last changes of {files} could not be written."))
+            .hint("see the errors above; what was acknowledged is on the disk"))
+    }
+}
