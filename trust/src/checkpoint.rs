@@ -33,7 +33,7 @@ use crate::recover::remove_leftover;
 use crate::site::Site;
 use crate::store::Store;
 use crate::sync::die;
-use crate::table::{Change, Cursor};
+use crate::table::{Change, Cursor, WALK_HOLD_RECORDS, WALK_RECORDS_MAX};
 
 /// Most bytes of one write, unless a single record is longer.
 const WRITE_BYTES_MAX: usize = 1 << 20;
@@ -82,10 +82,12 @@ impl<R: Record, M: Medium> Checkpoint<R, M> {
         self.walked
     }
 
-    /// Step 2: one hold of the lock, one piece. Returns how many bytes were written.
-    pub(crate) fn piece(&mut self, store: &Store<R>, writeback_every: u64) -> Result<u64, DiskError> {
+    /// Step 2: one piece; a small one if somebody is waiting for batches meanwhile. Returns how many bytes were
+    /// written.
+    pub(crate) fn piece(&mut self, store: &Store<R>, busy: bool, writeback_every: u64) -> Result<u64, DiskError> {
+        let records_max = if busy { WALK_HOLD_RECORDS } else { WALK_RECORDS_MAX };
         let mut records = mem::take(&mut self.records);
-        let more = store.walk_piece(&mut self.cursor, &mut records);
+        let more = store.walk_piece(&mut self.cursor, &mut records, records_max);
         let mut pieces = Pieces::default();
         for (key, record) in &records {
             pieces.push::<R>(key, Some(record), WRITE_BYTES_MAX);

@@ -125,6 +125,13 @@ impl<M: Medium> Drainer<M> {
         self.lanes.push(Box::new(log));
     }
 
+    /// Has every store's log replaced by a checkpoint in the steps to come, whether or not it is outgrown.
+    pub fn compact(&mut self) {
+        for lane in &mut self.lanes {
+            lane.want_checkpoint();
+        }
+    }
+
     /// What stops it.
     #[must_use]
     pub fn stop_switch(&self) -> StopSwitch {

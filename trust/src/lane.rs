@@ -35,6 +35,8 @@ const OUTGROWN_FACTOR: u64 = 2;
 pub(crate) trait Lane<M: Medium>: Send {
     fn kind(&self) -> FileKind;
     fn durable(&self) -> Revision;
+    /// A checkpoint is made whether or not the log is outgrown.
+    fn want_checkpoint(&mut self);
     fn step(&mut self, context: &mut Context<'_, M>) -> Next;
     fn end(&mut self, context: &mut Context<'_, M>) -> Option<Unsaved>;
 }
@@ -51,6 +53,7 @@ pub struct Log<R: Record, M: Medium> {
     retry_at: Option<Monotonic>,
     compaction: Backoff,
     compact_at: Option<Monotonic>,
+    checkpoint_wanted: bool,
     stop_failures: u32,
 }
 
@@ -67,6 +70,7 @@ impl<R: Record, M: Medium> Log<R, M> {
             retry_at: None,
             compaction: Backoff::new(RetryPolicy::DISK),
             compact_at: None,
+            checkpoint_wanted: false,
             stop_failures: 0,
         }
     }
@@ -166,7 +170,7 @@ impl<R: Record, M: Medium> Log<R, M> {
     }
 
     /// Whether a checkpoint is wanted, though not needed; else when to look again.
-    fn compact(&mut self, context: &mut Context<'_, M>) -> Next {
+    fn compact(&mut self, context: &mut Context<'_, M>, busy: bool) -> Next {
         if context.stopping || self.pending.is_some() {
             return Next::Idle;
         }
@@ -178,7 +182,7 @@ impl<R: Record, M: Medium> Log<R, M> {
                 return Next::At(when);
             }
         }
-        match self.checkpoint_step(context) {
+        match self.checkpoint_step(context, busy) {
             Ok(next) => next,
             Err(error) if self.file.is_appendable() => {
                 self.compaction_failed(context, error);
@@ -191,13 +195,14 @@ impl<R: Record, M: Medium> Log<R, M> {
 
     fn is_outgrown(&self, bytes_min: u64) -> bool {
         let end = self.file.end();
-        end >= bytes_min && end >= OUTGROWN_FACTOR.saturating_mul(self.file.estimate(self.store.len() as u64))
+        self.checkpoint_wanted
+            || end >= bytes_min && end >= OUTGROWN_FACTOR.saturating_mul(self.file.estimate(self.store.len() as u64))
     }
 
     /// The file takes no more: a checkpoint is the way for whatever waits.
     fn replace(&mut self, context: &mut Context<'_, M>) -> Next {
         context.health.begun(R::KIND, context.now);
-        match self.checkpoint_step(context) {
+        match self.checkpoint_step(context, false) {
             Ok(next) => next,
             Err(error) => self.checkpoint_failed(context, error),
         }
@@ -211,7 +216,7 @@ impl<R: Record, M: Medium> Log<R, M> {
     }
 
     /// One part of a checkpoint: its begin, a piece, or its end.
-    fn checkpoint_step(&mut self, context: &mut Context<'_, M>) -> Result<Next, DiskError> {
+    fn checkpoint_step(&mut self, context: &mut Context<'_, M>, busy: bool) -> Result<Next, DiskError> {
         let Some(checkpoint) = &mut self.checkpoint else {
             let old = Predecessor { revision: self.publisher.current(), chain: *self.file.chain() };
             self.checkpoint = Some(Checkpoint::begin(context.medium, context.site, &old, self.store.seed())?);
@@ -221,7 +226,7 @@ impl<R: Record, M: Medium> Log<R, M> {
             return Ok(Next::Now);
         };
         if !checkpoint.is_walked() {
-            let bytes = checkpoint.piece(&self.store, context.site.tuning().writeback_every_bytes)?;
+            let bytes = checkpoint.piece(&self.store, busy, context.site.tuning().writeback_every_bytes)?;
             context.health.count(|health| health.bytes_checkpointed += bytes);
             return Ok(Next::Now);
         }
@@ -237,6 +242,7 @@ impl<R: Record, M: Medium> Log<R, M> {
                 self.pending = None;
                 self.compaction.succeeded();
                 self.compact_at = None;
+                self.checkpoint_wanted = false;
                 self.succeeded(context, revision);
                 context.health.count(|health| {
                     health.checkpoints += 1;
@@ -264,6 +270,10 @@ impl<R: Record, M: Medium> Lane<M> for Log<R, M> {
         self.publisher.current()
     }
 
+    fn want_checkpoint(&mut self) {
+        self.checkpoint_wanted = true;
+    }
+
     fn step(&mut self, context: &mut Context<'_, M>) -> Next {
         if context.stopping {
             if self.stop_failures >= STOP_FAILURES_MAX {
@@ -272,12 +282,16 @@ impl<R: Record, M: Medium> Lane<M> for Log<R, M> {
         } else if let Some(when) = self.retry_at.filter(|when| context.now < *when) {
             return Next::At(when);
         }
-        let written = match self.due(context) {
-            Ok(()) if self.file.is_appendable() => self.append(context),
+        let (written, busy) = match self.due(context) {
+            Ok(()) if self.file.is_appendable() => (self.append(context), true),
             Ok(()) => return self.replace(context),
-            Err(next) => next,
+            Err(next) => (next, false),
         };
-        if self.file.is_appendable() && self.retry_at.is_none() { written.min(self.compact(context)) } else { written }
+        if self.file.is_appendable() && self.retry_at.is_none() {
+            written.min(self.compact(context, busy))
+        } else {
+            written
+        }
     }
 
     fn end(&mut self, context: &mut Context<'_, M>) -> Option<Unsaved> {

@@ -142,8 +142,13 @@ impl<R: Record> Store<R> {
     }
 
     /// Copies out a piece, under several short holds of the lock; `false` at the end.
-    pub(crate) fn walk_piece(&self, cursor: &mut Cursor<R::Key>, out: &mut Vec<(R::Key, Arc<R>)>) -> bool {
-        while out.len() + WALK_HOLD_RECORDS <= WALK_RECORDS_MAX {
+    pub(crate) fn walk_piece(
+        &self,
+        cursor: &mut Cursor<R::Key>,
+        out: &mut Vec<(R::Key, Arc<R>)>,
+        records_max: usize,
+    ) -> bool {
+        while out.len() + WALK_HOLD_RECORDS <= records_max {
             if !self.locked(|table| table.walk(cursor, out)) {
                 return false;
             }
@@ -165,7 +170,7 @@ impl<R: Record> Iterator for Walk<R> {
     fn next(&mut self) -> Option<Self::Item> {
         while !self.ended {
             let mut piece = Vec::with_capacity(WALK_RECORDS_MAX);
-            self.ended = !self.store.walk_piece(&mut self.cursor, &mut piece);
+            self.ended = !self.store.walk_piece(&mut self.cursor, &mut piece, WALK_RECORDS_MAX);
             if !piece.is_empty() {
                 return Some(piece);
             }

@@ -232,6 +232,23 @@ fn growth_alone_makes_no_checkpoint() {
 }
 
 #[test]
+fn a_log_is_compacted_on_demand() {
+    let disk = SimDisk::default();
+    let mut rig = Rig::on(&disk);
+    for number in 0..10 {
+        rig.put(1, &[number]);
+        rig.step();
+    }
+    let before = disk.content("trust.hf").unwrap();
+    rig.drainer.compact();
+    assert!(rig.settle(LONG));
+    rig.stop();
+    assert_eq!(rig.drainer.health().snapshot().checkpoints, 1);
+    assert!(disk.content("trust.hf").unwrap().len() < before.len() / 2);
+    assert_eq!(reopen(&disk).records(), [(1, vec![9])]);
+}
+
+#[test]
 fn a_batch_longer_than_a_frame_becomes_visible_at_once() {
     let disk = SimDisk::default();
     let tuning = crate::Tuning { batch_bytes_max: 1_000, ..SMALL };
