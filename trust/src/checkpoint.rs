@@ -5,7 +5,8 @@
 //! follows them in the file, and that the last one is taken after the last piece. Nothing before the complete frame is
 //! ever read on its own: the file has its name only when it is complete and synced. A record in the file is never
 //! older than an earlier one of the same key: pieces are read, and batches taken, in the order in which they are
-//! written.
+//! written. What is removed from the begin of the walk to the last batch is removed by name, even if no log holds it: a
+//! piece may.
 //!
 //! Disk steps, in the drainer's thread, one or a few in each `Drainer::step`:
 //! 1. remove a leftover temporary file; create one, exclusively; write its header;
@@ -31,9 +32,9 @@ use crate::medium::Medium;
 use crate::record::{FileKind, Record, Revision};
 use crate::recover::remove_leftover;
 use crate::site::Site;
-use crate::store::Store;
+use crate::store::{Store, WalkGuard};
 use crate::sync::die;
-use crate::table::{Change, Cursor, WALK_HOLD_RECORDS, WALK_RECORDS_MAX};
+use crate::table::{Cursor, Slot, WALK_HOLD_RECORDS, WALK_RECORDS_MAX};
 
 /// Most bytes of one write, unless a single record is longer.
 const WRITE_BYTES_MAX: usize = 1 << 20;
@@ -44,6 +45,7 @@ pub(crate) struct Checkpoint<R: Record, M: Medium> {
     cursor: Cursor<R::Key>,
     records: Vec<(R::Key, Arc<R>)>,
     walked: bool,
+    _walk: WalkGuard<R>,
     handed_over: u64,
 }
 
@@ -61,7 +63,7 @@ impl From<DiskError> for CheckpointFailed {
 
 impl<R: Record, M: Medium> Checkpoint<R, M> {
     /// Step 1.
-    pub(crate) fn begin(medium: &mut M, site: &Site, old: &Predecessor, order_seed: u64) -> Result<Self, DiskError> {
+    pub(crate) fn begin(medium: &mut M, site: &Site, old: &Predecessor, store: &Store<R>) -> Result<Self, DiskError> {
         let name = R::KIND.temporary_name();
         remove_leftover(medium, name)?;
         let file = medium.create_new(name)?;
@@ -71,10 +73,17 @@ impl<R: Record, M: Medium> Checkpoint<R, M> {
             id: site.file_id(),
             base: old.revision,
             previous: old.chain,
-            order_seed,
+            order_seed: store.seed(),
         };
         let file = LogFile::begin(file, header)?;
-        Ok(Self { file, cursor: Cursor::start(), records: Vec::new(), walked: false, handed_over: 0 })
+        Ok(Self {
+            file,
+            cursor: Cursor::start(),
+            records: Vec::new(),
+            walked: false,
+            _walk: store.begin_walk(),
+            handed_over: 0,
+        })
     }
 
     /// Whether all pieces are written.
@@ -115,11 +124,11 @@ impl<R: Record, M: Medium> Checkpoint<R, M> {
     pub(crate) fn finish(
         mut self,
         medium: &mut M,
-        changes: &[Vec<Change<R>>],
+        changes: &[Vec<Slot<R>>],
         (revision, records): (Revision, u64),
     ) -> Result<LogFile<M::File>, CheckpointFailed> {
         let mut pieces = Pieces::default();
-        for (key, change) in changes.iter().flatten() {
+        for (key, change) in changes.iter().flatten().flatten() {
             pieces.push::<R>(key, change.as_deref(), MAX_PAYLOAD_BYTES - MAX_CHANGE_BYTES);
         }
         self.write(pieces)?;

@@ -37,6 +37,8 @@ pub struct StorageHealth {
     pub batches: u64,
     /// Checkpoints completed in all.
     pub checkpoints: u64,
+    /// Checkpoints that failed in all. Appends go on; but while they fail, the logs grow.
+    pub checkpoint_failures: u64,
     /// Whether the floor file is behind because it cannot be written.
     pub floor_failing: bool,
 }

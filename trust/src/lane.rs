@@ -23,7 +23,7 @@ use crate::record::{FileKind, Record, Revision};
 use crate::retry::{Backoff, RetryPolicy};
 use crate::signals::Publisher;
 use crate::store::Store;
-use crate::table::{Change, Taken, Urgency};
+use crate::table::{Slot, Taken, Urgency};
 
 /// How long lazy changes may wait for company.
 pub const LAZY_DELAY: Duration = Duration::from_secs(1);
@@ -166,6 +166,10 @@ impl<R: Record, M: Medium> Log<R, M> {
         tracing::warn!(file = %R::KIND, %error, "a checkpoint failed, will be tried again");
         self.checkpoint = None;
         discard(context.medium, R::KIND);
+        context.health.count(|health| {
+            health.checkpoint_failures += 1;
+            health.last_error = Some((R::KIND, error));
+        });
         self.compact_at = retry_at(&mut self.compaction, error, context.now, context.site);
     }
 
@@ -219,7 +223,7 @@ impl<R: Record, M: Medium> Log<R, M> {
     fn checkpoint_step(&mut self, context: &mut Context<'_, M>, busy: bool) -> Result<Next, DiskError> {
         let Some(checkpoint) = &mut self.checkpoint else {
             let old = Predecessor { revision: self.publisher.current(), chain: *self.file.chain() };
-            self.checkpoint = Some(Checkpoint::begin(context.medium, context.site, &old, self.store.seed())?);
+            self.checkpoint = Some(Checkpoint::begin(context.medium, context.site, &old, &self.store)?);
             if let (false, Some(pending)) = (self.file.is_appendable(), &mut self.pending) {
                 pending.changes = Vec::new();
             }
@@ -308,18 +312,18 @@ impl<R: Record, M: Medium> Lane<M> for Log<R, M> {
 }
 
 /// The last change of each key.
-fn merge<R: Record>(older: Vec<Vec<Change<R>>>, newer: Vec<Vec<Change<R>>>) -> Vec<Vec<Change<R>>> {
+fn merge<R: Record>(older: Vec<Vec<Slot<R>>>, newer: Vec<Vec<Slot<R>>>) -> Vec<Vec<Slot<R>>> {
     if newer.is_empty() {
         return older;
     }
-    let last: BTreeMap<_, _> = older.into_iter().chain(newer).flatten().collect();
-    vec![last.into_iter().collect()]
+    let last: BTreeMap<_, _> = older.into_iter().chain(newer).flatten().flatten().collect();
+    vec![last.into_iter().map(Some).collect()]
 }
 
 /// The payload of a batch, unless it is longer than a frame.
-fn encode_batch<R: Record>(changes: &[Vec<Change<R>>], bytes_max: usize) -> Option<Payload> {
+fn encode_batch<R: Record>(changes: &[Vec<Slot<R>>], bytes_max: usize) -> Option<Payload> {
     let mut payload = Payload::default();
-    for (key, change) in changes.iter().flatten() {
+    for (key, change) in changes.iter().flatten().flatten() {
         encode_change(&mut payload, key, change.as_deref());
         if payload.bytes.len() > bytes_max.min(MAX_PAYLOAD_BYTES) {
             return None;

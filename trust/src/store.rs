@@ -137,6 +137,12 @@ impl<R: Record> Store<R> {
         self.locked(|table| table.seed())
     }
 
+    /// Until the guard is dropped, whatever is removed is removed by name: a file that is being built may hold it.
+    pub(crate) fn begin_walk(&self) -> WalkGuard<R> {
+        self.locked(|table| table.set_walked(true));
+        WalkGuard(self.clone())
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.locked(|table| table.len())
     }
@@ -154,6 +160,15 @@ impl<R: Record> Store<R> {
             }
         }
         true
+    }
+}
+
+/// A walk whose records go to a file.
+pub(crate) struct WalkGuard<R: Record>(Store<R>);
+
+impl<R: Record> Drop for WalkGuard<R> {
+    fn drop(&mut self) {
+        self.0.locked(|table| table.set_walked(false));
     }
 }
 

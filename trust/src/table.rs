@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use crate::record::{Index, Record, Revision};
 
-pub(crate) use self::dirty::Change;
+pub(crate) use self::dirty::Slot;
 use self::dirty::{Dirty, Place};
 
 /// Into how many vectors a table is divided.
@@ -48,7 +48,7 @@ pub enum Urgency {
 
 /// Changes that were taken to be written, and the state that they lead to.
 pub(crate) struct Taken<R: Record> {
-    pub(crate) changes: Vec<Vec<Change<R>>>,
+    pub(crate) changes: Vec<Vec<Slot<R>>>,
     pub(crate) revision: Revision,
     pub(crate) records: u64,
 }
@@ -246,6 +246,11 @@ impl<R: Record> Table<R> {
     /// For a table that is still empty.
     pub(crate) const fn set_seed(&mut self, seed: u64) {
         self.seed = seed;
+    }
+
+    /// A checkpoint begins to walk, or has ended.
+    pub(crate) const fn set_walked(&mut self, walked: bool) {
+        self.dirty.set_walked(walked);
     }
 
     /// Whether the bell is to be rung for what was changed since the last call.

@@ -32,7 +32,7 @@ fn check(acts: &[Act], seed: u64) {
     let mut take = |table: &mut Table<Blob<1>>| {
         let taken = table.take_dirty();
         let mut seen = Vec::new();
-        for (key, record) in taken.changes.into_iter().flatten() {
+        for (key, record) in taken.changes.into_iter().flatten().flatten() {
             assert!(!seen.contains(&key), "{key} twice");
             seen.push(key);
             match record {

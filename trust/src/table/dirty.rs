@@ -1,7 +1,8 @@
 //! Which records the disk does not hold yet: a list that is taken as a whole.
 //!
-//! Invariants: a key has at most one place in the list, so that a hundred changes of one record are one entry, and a
-//! record that comes and goes while the disk hangs does not make the list grow. Taking it costs the same however long
+//! Invariants: a key has at most one place in the list, so that a hundred changes of one record are one entry. A record
+//! that came and went within one list leaves nothing: its place is given to the next, so that records which come and
+//! go while the disk hangs do not make the list grow. But not while a checkpoint walks: it may have seen the record. Taking it costs the same however long
 //! it is, and adding to it never moves more than one chunk. The order is that of the first change of each key: the
 //! same changes make the same list.
 //!
@@ -22,28 +23,37 @@ const CHUNK: usize = 1_024;
 /// A key, and the record that it has now; `None` where it was removed.
 pub(crate) type Change<R> = (<R as Record>::Key, Option<Arc<R>>);
 
+/// What a place holds: a change, or nothing any more.
+pub(crate) type Slot<R> = Option<Change<R>>;
+
 /// A place in one list; in the next list it means nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Place {
     list: u64,
     number: u32,
+    /// Neither the disk nor an earlier list has the record.
+    fresh: bool,
 }
 
 impl Place {
     /// In no list.
-    pub(crate) const NONE: Self = Self { list: 0, number: 0 };
+    pub(crate) const NONE: Self = Self { list: 0, number: 0, fresh: false };
 }
 
 pub(crate) struct Dirty<R: Record> {
     /// Which list this is; never 0.
     list: u64,
-    chunks: Vec<Vec<Change<R>>>,
+    chunks: Vec<Vec<Slot<R>>>,
     removed: BTreeMap<R::Key, Place>,
+    /// Places that hold nothing any more.
+    free: Vec<u32>,
+    /// Whether a file is being built that may hold records of this list.
+    walked: bool,
 }
 
 impl<R: Record> Default for Dirty<R> {
     fn default() -> Self {
-        Self { list: 1, chunks: Vec::new(), removed: BTreeMap::new() }
+        Self { list: 1, chunks: Vec::new(), removed: BTreeMap::new(), free: Vec::new(), walked: false }
     }
 }
 
@@ -57,7 +67,7 @@ impl<R: Record> Dirty<R> {
         if place.list == self.list {
             return self.set(*place, Some(record));
         }
-        *place = self.push(key, Some(record));
+        *place = self.push(key, Some(record), false);
         None
     }
 
@@ -68,30 +78,42 @@ impl<R: Record> Dirty<R> {
                 self.set(place, Some(record));
                 place
             }
-            None => self.push(key, Some(record)),
+            // Not on the disk, nor in a list that is on its way there: whatever removed it there came last.
+            None => self.push(key, Some(record), true),
         };
     }
 
     /// A record that the table had has gone. Returns what that replaces in the list.
     pub(crate) fn remove(&mut self, mut place: Place, key: R::Key) -> Option<Arc<R>> {
-        let mut replaced = None;
-        if place.list == self.list {
-            replaced = self.set(place, None);
-        } else {
-            place = self.push(key, None);
+        if place.list != self.list {
+            place = self.push(key, None, false);
+        } else if place.fresh && !self.walked {
+            self.free.push(place.number);
+            return self.slot(place.number).take().and_then(|(_, record)| record);
         }
         self.removed.insert(key, place);
-        replaced
+        self.set(place, None)
+    }
+
+    /// A checkpoint begins, or has ended.
+    pub(crate) const fn set_walked(&mut self, walked: bool) {
+        self.walked = walked;
     }
 
     /// Takes the list, and begins the next.
-    pub(crate) fn take(&mut self) -> Vec<Vec<Change<R>>> {
+    pub(crate) fn take(&mut self) -> Vec<Vec<Slot<R>>> {
         self.list += 1;
         self.removed = BTreeMap::new();
+        self.free = Vec::new();
         mem::take(&mut self.chunks)
     }
 
-    fn push(&mut self, key: R::Key, record: Option<Arc<R>>) -> Place {
+    fn push(&mut self, key: R::Key, record: Option<Arc<R>>, fresh: bool) -> Place {
+        let list = self.list;
+        if let Some(number) = self.free.pop() {
+            *self.slot(number) = Some((key, record));
+            return Place { list, number, fresh };
+        }
         if self.chunks.last().is_none_or(|chunk| chunk.len() == CHUNK) {
             // The first chunk of a list is mostly a short one.
             let room = if self.chunks.is_empty() { 4 } else { CHUNK };
@@ -99,15 +121,19 @@ impl<R: Record> Dirty<R> {
         }
         let before = (self.chunks.len() - 1) * CHUNK;
         let Some(chunk) = self.chunks.last_mut() else { return Place::NONE };
-        chunk.push((key, record));
+        chunk.push(Some((key, record)));
         #[allow(clippy::cast_possible_truncation)]
         let number = (before + chunk.len() - 1) as u32;
-        Place { list: self.list, number }
+        Place { list, number, fresh }
     }
 
     fn set(&mut self, place: Place, record: Option<Arc<R>>) -> Option<Arc<R>> {
-        let number = place.number as usize;
-        mem::replace(&mut self.chunks[number / CHUNK][number % CHUNK].1, record)
+        self.slot(place.number).as_mut().and_then(|(_, old)| mem::replace(old, record))
+    }
+
+    fn slot(&mut self, number: u32) -> &mut Slot<R> {
+        let number = number as usize;
+        &mut self.chunks[number / CHUNK][number % CHUNK]
     }
 }
 
@@ -120,7 +146,13 @@ mod tests {
     type Item = Blob<1>;
 
     fn flat(dirty: &mut Dirty<Item>) -> Vec<(u64, Option<Vec<u8>>)> {
-        dirty.take().into_iter().flatten().map(|(key, record)| (key, record.map(|blob| blob.0.clone()))).collect()
+        dirty
+            .take()
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|(key, record)| (key, record.map(|blob| blob.0.clone())))
+            .collect()
     }
 
     fn blob(byte: u8) -> Arc<Item> {
@@ -132,6 +164,7 @@ mod tests {
         let mut dirty = Dirty::<Item>::default();
         let mut place = Place::NONE;
         dirty.put_new(&mut place, 7, blob(1));
+        assert_eq!(flat(&mut dirty), [(7, Some(vec![1]))]);
         for byte in 0..100 {
             dirty.put(&mut place, 7, blob(byte));
             dirty.remove(place, 7);
@@ -145,6 +178,33 @@ mod tests {
         // The places of the last list mean nothing in this one.
         dirty.put(&mut other, 8, blob(9));
         assert_eq!(flat(&mut dirty), [(8, Some(vec![9]))]);
+    }
+
+    #[test]
+    fn what_comes_and_goes_within_a_list_leaves_nothing() {
+        let mut dirty = Dirty::<Item>::default();
+        let mut places = [Place::NONE; 3];
+        for round in 0..1_000 {
+            for (key, place) in (round * 3..).zip(&mut places) {
+                dirty.put_new(place, key, blob(1));
+            }
+            for (key, place) in (round * 3..).zip(places).skip(usize::from(round == 999)) {
+                dirty.remove(place, key);
+            }
+        }
+        assert_eq!(dirty.chunks.iter().map(Vec::len).sum::<usize>(), 3);
+        assert!(!dirty.is_empty(), "the revisions are to be made durable all the same");
+        assert_eq!(flat(&mut dirty), [(2_997, Some(vec![1]))]);
+    }
+
+    #[test]
+    fn what_a_checkpoint_may_have_seen_is_removed_by_name() {
+        let mut dirty = Dirty::<Item>::default();
+        let mut place = Place::NONE;
+        dirty.put_new(&mut place, 1, blob(1));
+        dirty.set_walked(true);
+        dirty.remove(place, 1);
+        assert_eq!(flat(&mut dirty), [(1, None)]);
     }
 
     #[test]
