@@ -46,16 +46,11 @@ pub fn is_complete(directory: &DataDir) -> Result<bool, ApiError> {
 /// `Refused` if the directory has another identity, `Damaged` if it has records of an identity that is missing, and
 /// whatever is wrong with the key, the directory or the disk.
 pub fn initialise(directory: &DataDir, identity: Option<&Path>, _lock: &DirectoryLock) -> Result<InitReply, ApiError> {
-    identity_file::remove_leftovers(directory.path())?;
-    let adopted = identity.map(adopt).transpose()?;
-    if is_complete(directory)? {
-        let present = identity_file::load(directory.path())?;
-        return match adopted {
-            Some(key) if key.peer_id() != present.peer_id() => Err(has_another(&present)),
-            _ => Ok(reply(directory, &present, false)),
-        };
+    if let Some(present) = present(directory, identity)? {
+        return Ok(present);
     }
-    let key = adopted.map_or_else(identity_file::generate, Ok)?;
+    identity_file::remove_leftovers(directory.path())?;
+    let key = identity.map_or_else(|| Ok(identity_file::generate()?), adopt)?;
     let mut medium = RealDir::open(directory.path())?;
     remove_leftovers(&mut medium)?;
     if !has_stores_of(&mut medium, &key)? {
@@ -63,6 +58,21 @@ pub fn initialise(directory: &DataDir, identity: Option<&Path>, _lock: &Director
     }
     identity_file::create(directory.path(), &key)?;
     Ok(reply(directory, &key, true))
+}
+
+/// What [`initialise`] says where there is an identity: that needs no lock. `None` where there is none.
+///
+/// # Errors
+/// As [`initialise`].
+pub fn present(directory: &DataDir, identity: Option<&Path>) -> Result<Option<InitReply>, ApiError> {
+    if !is_complete(directory)? {
+        return Ok(None);
+    }
+    let present = identity_file::load(directory.path())?;
+    match identity.map(adopt).transpose()? {
+        Some(key) if key.peer_id() != present.peer_id() => Err(has_another(&present)),
+        _ => Ok(Some(reply(directory, &present, false))),
+    }
 }
 
 /// What is wrong with a file that is to be adopted is no damage of ours.

@@ -5,12 +5,18 @@ use super::{Context, Verdict, block_on};
 use crate::cli::InitArgs;
 use crate::control::api::{ApiError, InitReply};
 use crate::data_dir::DataDir;
-use crate::initialise::{initialise, is_complete};
+use crate::initialise::{initialise, is_complete, present};
 
 pub(super) fn init(context: &Context<'_>, arguments: &InitArgs) -> Result<Verdict, ApiError> {
     let directory = DataDir::create(&context.path()?)?;
-    let lock = block_on(acquire(&directory, "init", Patience::Command))?;
-    let reply = initialise(&directory, arguments.identity.as_deref(), &lock)?;
+    let identity = arguments.identity.as_deref();
+    let reply = match present(&directory, identity)? {
+        Some(present) => present,
+        None => {
+            let lock = block_on(acquire(&directory, "init", Patience::Command))?;
+            initialise(&directory, identity, &lock)?
+        }
+    };
     context.output.reply(&reply, init_text)?;
     Ok(Verdict::Done)
 }
