@@ -1,4 +1,4 @@
-//! What happened, for whoever listens: the last [`EVENTS_KEPT`] events in memory, numbered from 1 in each run of a node.
+//! What happened, for whoever listens: the last [`EVENTS_KEPT`] events in memory, numbered from 1 in each run.
 //!
 //! Invariants: a number is given once; a reader that asks for what is no longer kept, or for numbers of another run, is
 //! told so and never silently skips. BOUND: the ring never grows past its limit, and no reader holds anything in it.

@@ -1,4 +1,4 @@
-//! Making a data directory a node's: empty stores, then the identity. Also adopting a key, and finishing a half-made one.
+//! Making a data directory a node's: empty stores, then the identity; adopting a key; finishing a half-made one.
 //!
 //! Steps, under the directory's lock, and what a crash leaves after each: leftovers removed; `trust.hf` without a
 //! record (an unfinished init: made anew for another key the next time); `floor` (the same); `identity.pem` (done). So

@@ -1,4 +1,4 @@
-//! The commands: each turns what was typed into one request, carries it out by a node or alone, and says what came of it.
+//! The commands: each turns what was typed into one request, has it carried out, and says what came of it.
 //!
 //! Here is what they share: where the data directory and the configuration are, and how talkative to be.
 //!

@@ -8,7 +8,7 @@
 //! ([`OPERATIONS_KEPT`]; one that is at work is not forgotten). An id that comes back with another request is refused.
 //! BOUND: at most [`OPERATIONS_AT_WORK`] run at a time.
 //!
-//! Not here: ids that outlive the node. After a restart a repeated change is a new one, which trust rules make harmless.
+//! Not here: ids that outlive the node. After a restart a repeat is a new change, which trust rules make harmless.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
