@@ -86,6 +86,7 @@ async fn serve(engine: Arc<Engine>, registration: Registration) {
     let mut idle = tokio::time::interval_at(Instant::now() + LINGER, LINGER);
     idle.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut busy_since_tick = true;
+    let mut lost = true;
     let reason = loop {
         tokio::select! {
             stream = link.connection.accept_bi() => match stream {
@@ -94,7 +95,11 @@ async fn serve(engine: Arc<Engine>, registration: Registration) {
                     let (engine, link) = (engine.clone(), link.clone());
                     tokio::spawn(async move { stream_opened(&engine, &link, send, recv).await });
                 }
-                Err(error) => break end_reason(&error),
+                Err(error) => {
+                    // A peer that stops dials again when it starts.
+                    lost = close_reason(&error) != CloseReason::Peer(CloseCode::Stopping);
+                    break end_reason(&error);
+                }
             },
             Ok(code) = async { orders.wait_for(|orders| orders.close.is_some()).await.map(|orders| orders.close) } => {
                 let code = code.unwrap_or(CloseCode::Done);
@@ -113,7 +118,7 @@ async fn serve(engine: Arc<Engine>, registration: Registration) {
     };
     let was_session = engine.registry.ended(&link, reason);
     drop(registration);
-    let lost = matches!(reason, EndReason::Lost | EndReason::PeerClosed | EndReason::Replaced);
+    lost &= matches!(reason, EndReason::Lost | EndReason::PeerClosed | EndReason::Replaced);
     let trusted = || engine.book.authorise(&link.peer, Purpose::Session, Direction::Outbound, unix_now()).is_ok();
     if was_session && lost && trusted() && engine.registry.session(&link.peer).is_none() {
         engine.outbox.reconnect(link.peer);

@@ -44,6 +44,9 @@ use crate::views;
 
 /// How long running exchanges may take to finish when the node stops.
 const STOP_PATIENCE: Duration = Duration::from_secs(2);
+/// How long the close frames may take to go out. Waiting until connections are forgotten would take three times their
+/// probe timeout, a second for one whose handshake never ended.
+const FAREWELL: Duration = Duration::from_millis(200);
 /// How long the data runtime may take to end.
 const RUNTIME_PATIENCE: Duration = Duration::from_secs(2);
 /// How often expired grants are looked for. `authorise` needs no sweep: it compares with the clock itself.
@@ -176,7 +179,7 @@ impl Node {
             engine.registry.quiet(STOP_PATIENCE).await;
             engine.transport.close(CloseCode::Stopping);
             // Peers learn it from the close frame; those that do not, from silence.
-            let _ = tokio::time::timeout(STOP_PATIENCE, engine.transport.wait_idle()).await;
+            let _ = tokio::time::timeout(FAREWELL, engine.transport.wait_idle()).await;
         });
         self.data.shutdown_timeout(RUNTIME_PATIENCE);
         socket::remove(&self.socket);

@@ -313,7 +313,7 @@ impl Operator {
     }
 
     /// Health and counts.
-    pub async fn status(&self) -> StatusReply {
+    pub fn status(&self) -> StatusReply {
         let health = self.health.snapshot();
         let degraded = health.degraded(self.clock.now());
         let mut reasons: Vec<String> = degraded.iter().map(ToString::to_string).collect();

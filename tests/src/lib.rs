@@ -1,1 +1,2 @@
-//! Placeholder, replaced within the same series of commits.
+//! In-process suites of handfast, under `tests/`: the record core on a simulated disk, and many nodes on loopback.
+//! Suites that start the real program live in `node/tests`.

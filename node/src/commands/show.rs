@@ -41,7 +41,7 @@ pub(super) async fn explain(context: &Context<'_>, arguments: &PeerArgs) -> Resu
 
 pub(super) async fn status(context: &Context<'_>) -> Result<Verdict, ApiError> {
     let mut backend = Backend::new(context, "status")?;
-    let reply = backend.ask(Call::get("/v1/status"), async |operator| Ok(operator.status().await)).await?;
+    let reply = backend.ask(Call::get("/v1/status"), async |operator| Ok(operator.status())).await?;
     context.output.reply(&reply, status_text)?;
     Ok(Verdict::Done)
 }

@@ -173,7 +173,7 @@ fn router(api: Api) -> Router {
         std::future::ready(response)
     };
     Router::new()
-        .route("/v1/status", get(|State(api): Shared| async move { reply(Ok(api.operator.status().await)) }))
+        .route("/v1/status", get(|State(api): Shared| async move { reply(Ok(api.operator.status())) }))
         .route("/v1/peers", get(peers))
         .route("/v1/pending", get(|State(api): Shared| std::future::ready(reply(Ok(api.operator.pending())))))
         .route("/v1/sessions", get(|State(api): Shared| std::future::ready(reply(Ok(api.operator.sessions())))))
@@ -273,7 +273,7 @@ where
 }
 
 async fn metrics_text(State(api): Shared) -> Response {
-    let text = metrics::openmetrics(&api.operator.status().await);
+    let text = metrics::openmetrics(&api.operator.status());
     ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response()
 }
 
