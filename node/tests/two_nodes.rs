@@ -1,0 +1,281 @@
+//! Two nodes agree to trust each other, from the command line to the disk and the wire (lines 2, 4 and 9).
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
+
+mod common;
+
+use common::{Home, Node, disk, text};
+use serde_json::Value;
+
+/// A and B trust each other, A having asked.
+fn friends() -> (Node, Node) {
+    let (a, b) = (Home::new().start(), Home::new().start());
+    befriend(&a, &b);
+    (a, b)
+}
+
+fn befriend(a: &Node, b: &Node) {
+    a.home().ok(["trust", &b.at()]);
+    b.until_state(&a.id(), "pending");
+    b.home().ok(["trust", &a.id(), "--wait", "50s"]);
+    a.until_state(&b.id(), "trusted");
+    a.until_session(&b.id());
+    b.until_session(&a.id());
+}
+
+fn kind_and_epoch(edge: &Value) -> (String, u64) {
+    (text(&edge["kind"]), edge["epoch"].as_u64().unwrap())
+}
+
+#[test]
+fn a_request_is_requested_here_and_pending_there_with_note_address_and_time() {
+    let (a, b) = (Home::new().start(), Home::new().start());
+    let reply = a.home().ok(["trust", &b.at(), "--note", "Ann, room 12"]);
+    assert_eq!((&reply["state"], &reply["durable"]), (&Value::from("requested"), &Value::from(true)));
+    b.until_state(&a.id(), "pending");
+    let pending = b.home().ok(["pending"]);
+    let rows = pending["pending"].as_array().unwrap();
+    assert_eq!(rows.len(), 1);
+    assert_eq!(rows[0]["peer_id"], a.id());
+    assert_eq!(rows[0]["note"], "Ann, room 12");
+    assert_eq!(rows[0]["source"], a.addr());
+    assert!(text(&rows[0]["received_at"]).ends_with('Z'));
+    a.until_delivered(&b.id());
+    assert_eq!(a.state(&b.id()), "requested");
+    assert_eq!((a.active(&b.id()), b.active(&a.id())), (0, 0));
+}
+
+#[test]
+fn an_approval_makes_both_trusted_with_one_event_and_one_session_each_and_ping_works() {
+    let (a, b) = friends();
+    for (node, peer) in [(&a, b.id()), (&b, a.id())] {
+        assert_eq!(node.state(&peer), "trusted");
+        assert_eq!(node.count("trusted", &peer), 1, "{:#?}", node.events());
+        assert_eq!(node.count("session_opened", &peer), 1, "{:#?}", node.events());
+        assert_eq!(node.sessions(&peer).len(), 1);
+        assert_eq!(node.active(&peer), 1);
+        assert_eq!(node.home().ok(["sessions"])["sessions"].as_array().unwrap().len(), 1);
+    }
+    assert_eq!(a.home().ok(["ping", &b.id()])["peer_id"], b.id());
+    assert_eq!(b.home().ok(["ping", &a.id()])["peer_id"], a.id());
+    let roles = [&a.sessions(&b.id())[0]["role"], &b.sessions(&a.id())[0]["role"]].map(text);
+    assert!(roles.contains(&"dialer".into()) && roles.contains(&"listener".into()), "{roles:?}");
+}
+
+#[test]
+fn a_revoke_is_durable_cuts_both_sessions_and_is_known_to_the_other_side() {
+    let (a, b) = friends();
+    let reply = b.home().ok(["revoke", &a.id(), "--note", "stolen"]);
+    assert_eq!((&reply["state"], &reply["durable"]), (&Value::from("revoked"), &Value::from(true)));
+    assert_eq!(reply["sessions_closed"], 1);
+    a.until_state(&b.id(), "refused");
+    a.until_no_session(&b.id());
+    let reasons = [&a.sessions(&b.id())[0]["reason"], &b.sessions(&a.id())[0]["reason"]].map(text);
+    assert_eq!(reasons, ["revoked_by_peer", "revoked"]);
+    assert!(text(&a.home().ok(["explain", &b.id()])["why"]).contains("stolen"));
+    // Nothing but an exchange.
+    a.home().refused(4, ["ping", &b.id()]);
+    b.home().refused(4, ["ping", &a.id()]);
+}
+
+#[test]
+fn a_revoke_that_was_answered_outlives_the_very_next_moment() {
+    let (a, b) = friends();
+    b.home().ok(["revoke", &a.id()]);
+    let b = b.kill_and_restart();
+    assert_eq!(b.state(&a.id()), "revoked");
+    a.until_state(&b.id(), "refused");
+    a.until_no_session(&b.id());
+}
+
+#[test]
+fn the_next_offer_of_a_revoked_peer_is_refused_and_changes_nothing() {
+    let (a, b) = friends();
+    b.home().ok(["revoke", &a.id()]);
+    a.until_state(&b.id(), "refused");
+    let (ours, seen) = (kind_and_epoch(&b.peer(&a.id())["ours"]), b.events().len());
+    // A new statement, so that there is something to offer.
+    let reply = a.home().ok(["trust", &b.id(), "--note", "please"]);
+    assert_eq!(reply["state"], "refused");
+    a.until_delivered(&b.id());
+    let row = b.peer(&a.id());
+    assert_eq!(row["theirs"]["note"], "please");
+    assert_eq!((text(&row["state"]), kind_and_epoch(&row["ours"])), ("revoked".into(), ours.clone()));
+    assert_eq!(kind_and_epoch(&a.peer(&b.id())["theirs"]), ours, "the answer brings the revoke");
+    assert_eq!(a.state(&b.id()), "refused");
+    assert_eq!((a.active(&b.id()), b.active(&a.id())), (0, 0));
+    assert_eq!(b.events().len(), seen, "{:#?}", b.events());
+    assert_eq!(b.home().ok(["pending"])["pending"], Value::Array(Vec::new()));
+}
+
+#[test]
+fn a_peer_that_lost_its_knowledge_of_the_revoke_is_answered_with_it() {
+    let (a, b) = friends();
+    let addr = a.addr();
+    let home = a.home().clone();
+    a.stop();
+    let old = home.beside("old");
+    disk::copy(&home, &old);
+    let a = Node::start(&home, &addr);
+    b.until_session(&a.id());
+    b.home().ok(["revoke", &a.id(), "--note", "bye"]);
+    a.until_state(&b.id(), "refused");
+    a.stop();
+    disk::put_back(&home, &old);
+    // It believes that the two trust each other, and dials.
+    let a = Node::start(&home, &addr);
+    a.until_state(&b.id(), "refused");
+    assert_eq!(a.peer(&b.id())["theirs"]["note"], "bye");
+    a.until_no_session(&b.id());
+    b.until_no_session(&a.id());
+    assert_eq!(b.state(&a.id()), "revoked");
+}
+
+#[test]
+fn only_trust_by_the_one_who_revoked_lifts_it_without_the_other_doing_anything() {
+    let (a, b) = friends();
+    b.home().ok(["revoke", &a.id()]);
+    a.until_state(&b.id(), "refused");
+    let before = b.peer(&a.id())["ours"]["epoch"].as_u64().unwrap();
+    let reply = b.home().ok(["trust", &a.id(), "--wait", "50s"]);
+    assert_eq!(reply["state"], "trusted");
+    a.until_state(&b.id(), "trusted");
+    a.until_session(&b.id());
+    b.until_session(&a.id());
+    assert!(b.peer(&a.id())["ours"]["epoch"].as_u64().unwrap() > before);
+    assert_eq!((a.count("trusted", &b.id()), b.count("trusted", &a.id())), (2, 2));
+    assert_eq!(a.home().ok(["ping", &b.id()])["peer_id"], b.id());
+}
+
+#[test]
+fn a_rejected_request_is_refused_over_there() {
+    let (a, b) = (Home::new().start(), Home::new().start());
+    a.home().ok(["trust", &b.at()]);
+    b.until_state(&a.id(), "pending");
+    let reply = b.home().ok(["reject", &a.id(), "--note", "not one of ours"]);
+    assert_eq!((&reply["state"], &reply["durable"]), (&Value::from("revoked"), &Value::from(true)));
+    a.until_state(&b.id(), "refused");
+    assert_eq!(a.peer(&b.id())["theirs"]["note"], "not one of ours");
+}
+
+#[test]
+fn a_blocked_peer_is_cut_and_comes_back_only_by_unblock() {
+    let (a, b) = friends();
+    b.home().ok(["block", &a.id()]);
+    assert_eq!(b.state(&a.id()), "blocked");
+    b.until_no_session(&a.id());
+    a.until_no_session(&b.id());
+    b.home().refused(4, ["trust", &a.id()]).says("unblock");
+    a.home().run(["ping", &b.id()]);
+    assert_eq!(b.active(&a.id()), 0);
+    assert_eq!(b.home().ok(["unblock", &a.id()])["state"], "trusted");
+    b.home().ok(["ping", &a.id()]);
+}
+
+#[test]
+fn a_grant_made_while_the_peer_was_down_is_delivered_without_a_command_once_it_is_back() {
+    let b = Home::new().start();
+    let (b_home, b_id, b_at, b_addr) = (b.home().clone(), b.id(), b.at(), b.addr());
+    b.stop();
+    let a = Home::new().start();
+    a.home().ok(["trust", &b_at, "--note", "while you were out"]);
+    a.until("an attempt fails", || (a.count("contact_failed", &b_id) > 0).then_some(()));
+    assert_eq!(a.peer(&b_id)["delivered"], false);
+    let b = Node::start(&b_home, &b_addr);
+    b.until_state(&a.id(), "pending");
+    a.until_delivered(&b_id);
+    // Delivered means: on the disk over there, whatever happens to it.
+    let (a_id, _gone) = (a.id(), a.kill());
+    let b = b.kill_and_restart();
+    assert_eq!(b.peer(&a_id)["theirs"]["note"], "while you were out");
+}
+
+#[test]
+fn a_revoke_made_while_the_peer_was_down_is_delivered_without_a_command_once_it_is_back() {
+    let (a, b) = friends();
+    let (b_home, b_id, b_addr) = (b.home().clone(), b.id(), b.addr());
+    b.stop();
+    a.until_no_session(&b_id);
+    let reply = a.home().ok(["revoke", &b_id]);
+    assert_eq!((&reply["durable"], &reply["delivered"]), (&Value::from(true), &Value::from(false)));
+    assert_eq!(a.peer(&b_id)["delivered"], false);
+    let b = Node::start(&b_home, &b_addr);
+    b.until_state(&a.id(), "refused");
+    a.until_delivered(&b_id);
+    let a_id = a.id();
+    a.kill();
+    let b = b.kill_and_restart();
+    assert_eq!(b.state(&a_id), "refused");
+}
+
+#[test]
+fn what_was_decided_without_a_node_is_delivered_by_the_next_one() {
+    let (a, b) = friends();
+    let (a_home, a_addr) = (a.home().clone(), a.addr());
+    let a_id = a.id();
+    a.stop();
+    a_home.ok(["revoke", &b.id(), "--note", "decided alone"]);
+    assert_eq!(a_home.peer(&b.id())["delivered"], false);
+    let a = Node::start(&a_home, &a_addr);
+    b.until_state(&a_id, "refused");
+    a.until_delivered(&b.id());
+    assert_eq!(b.peer(&a_id)["theirs"]["note"], "decided alone");
+}
+
+#[test]
+fn a_restored_old_directory_learns_of_its_own_newer_revoke() {
+    let (a, b) = friends();
+    let (home, addr) = (a.home().clone(), a.addr());
+    a.stop();
+    let old = home.beside("old");
+    disk::copy(&home, &old);
+    let a = Node::start(&home, &addr);
+    a.home().ok(["revoke", &b.id(), "--note", "the newer word"]);
+    a.until_delivered(&b.id());
+    let revoke = kind_and_epoch(&a.peer(&b.id())["ours"]);
+    a.stop();
+    disk::put_back(&home, &old);
+    assert_eq!(home.peer(&b.id())["state"], "trusted", "the old directory knows nothing of it");
+
+    let a = Node::start(&home, &addr);
+    a.until_state(&b.id(), "revoked");
+    a.until_no_session(&b.id());
+    let row = a.peer(&b.id());
+    assert_eq!(kind_and_epoch(&row["ours"]), revoke);
+    assert_eq!(row["ours"]["note"], "the newer word");
+    let explained = a.home().ok(["explain", &b.id()]);
+    assert!(text(&explained["why"]).contains("after a restore"), "{explained:#}");
+    assert_eq!(b.state(&a.id()), "refused");
+    // Our next word is newer than all of it.
+    a.home().ok(["trust", &b.id(), "--wait", "50s"]);
+    assert!(a.peer(&b.id())["ours"]["epoch"].as_u64().unwrap() > revoke.1);
+    b.until_state(&a.id(), "trusted");
+}
+
+#[test]
+fn a_restored_old_directory_does_not_grant_again_and_its_epochs_move_past_the_newer_grant() {
+    let (a, b) = friends();
+    a.home().ok(["revoke", &b.id()]);
+    a.until_delivered(&b.id());
+    let (home, addr) = (a.home().clone(), a.addr());
+    a.stop();
+    let old = home.beside("old");
+    disk::copy(&home, &old);
+    let a = Node::start(&home, &addr);
+    a.home().ok(["trust", &b.id(), "--wait", "50s"]);
+    a.until_delivered(&b.id());
+    b.until_state(&a.id(), "trusted");
+    let grant = kind_and_epoch(&a.peer(&b.id())["ours"]);
+    a.stop();
+    disk::put_back(&home, &old);
+
+    // B holds the grant and dials; what it shows raises the epoch, and grants nothing.
+    let a = Node::start(&home, &addr);
+    b.home().run(["ping", &a.id()]);
+    a.until("the proof arrives", || a.stderr().contains("newer").then_some(()));
+    assert_eq!(a.state(&b.id()), "revoked");
+    assert_eq!(a.active(&b.id()), 0);
+    a.home().ok(["revoke", &b.id(), "--note", "again"]);
+    let again = kind_and_epoch(&a.peer(&b.id())["ours"]);
+    assert!(again.0 == "revoke" && again.1 > grant.1, "{again:?} against {grant:?}");
+    b.until_state(&a.id(), "refused");
+}
