@@ -3,24 +3,8 @@
 
 mod common;
 
-use common::{Home, Node, disk, text};
+use common::{Home, Node, disk, friends, text};
 use serde_json::Value;
-
-/// A and B trust each other, A having asked.
-fn friends() -> (Node, Node) {
-    let (a, b) = (Home::new().start(), Home::new().start());
-    befriend(&a, &b);
-    (a, b)
-}
-
-fn befriend(a: &Node, b: &Node) {
-    a.home().ok(["trust", &b.at()]);
-    b.until_state(&a.id(), "pending");
-    b.home().ok(["trust", &a.id(), "--wait", "50s"]);
-    a.until_state(&b.id(), "trusted");
-    a.until_session(&b.id());
-    b.until_session(&a.id());
-}
 
 fn kind_and_epoch(edge: &Value) -> (String, u64) {
     (text(&edge["kind"]), edge["epoch"].as_u64().unwrap())

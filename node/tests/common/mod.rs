@@ -145,10 +145,39 @@ pub(crate) fn bare() -> Command {
     command
 }
 
+/// A and B trust each other, A having asked, and have their session.
+pub(crate) fn befriend(a: &Node, b: &Node) {
+    a.home().ok(["trust", &b.at()]);
+    b.until_state(&a.id(), "pending");
+    b.home().ok(["trust", &a.id(), "--wait", "50s"]);
+    a.until_state(&b.id(), "trusted");
+    a.until_session(&b.id());
+    b.until_session(&a.id());
+}
+
+/// Two new nodes that trust each other.
+pub(crate) fn friends() -> (Node, Node) {
+    let (a, b) = (Home::new().start(), Home::new().start());
+    befriend(&a, &b);
+    (a, b)
+}
+
 /// The row of `peer` in a reply of `peers`; null without one.
 pub(crate) fn row_of(peers: &Value, peer: &str) -> Value {
     let mut rows = peers["peers"].as_array().expect("peers is an array").iter();
     rows.find(|row| row["peer_id"] == peer).cloned().unwrap_or_default()
+}
+
+/// How many rounds a test makes: the ordinary number, or what `HANDFAST_ROUNDS` asks for.
+pub(crate) fn rounds(ordinary: u64) -> u64 {
+    let asked = std::env::var("HANDFAST_ROUNDS").ok();
+    asked.map_or(ordinary, |asked| asked.parse().expect("HANDFAST_ROUNDS is a number"))
+}
+
+/// Lets a seeded moment pass. Only for the moment of a crash, which no event of the program announces.
+pub(crate) fn let_pass(moment: Duration) {
+    let (_never_sends, never) = sync_channel::<()>(0);
+    assert!(never.recv_timeout(moment).is_err());
 }
 
 /// A string of a reply.

@@ -120,7 +120,7 @@ pub(crate) struct Mount {
 }
 
 impl Mount {
-    pub(crate) fn new<'a>(arguments: impl IntoIterator<Item = &'a OsStr>, at: &Path) -> Self {
+    fn new<'a>(arguments: impl IntoIterator<Item = &'a OsStr>, at: &'a Path) -> Self {
         std::fs::create_dir_all(at).unwrap();
         tool("mount", arguments.into_iter().chain([at.as_os_str()]));
         Self { at: at.to_owned(), is_mounted: true }

@@ -14,6 +14,9 @@ use serde_json::{Value, json};
 /// Longer than any answer may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How often to look for a thread.
+const LOOKS_MAX: usize = 10_000;
+
 /// A command line of handfast for this data directory, with nothing of this environment's settings.
 pub(crate) fn handfast(directory: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_handfast"));
@@ -87,12 +90,21 @@ impl Node {
         Client::connect(&self.directory).unwrap()
     }
 
-    /// The thread that writes record files.
+    /// The thread that writes record files. It names itself when it first runs, which may be after the node is ready.
     pub(crate) fn drainer(&self) -> u32 {
+        let mut client = self.client();
+        let looks = std::iter::repeat_with(|| {
+            client.status();
+            self.thread_named("drainer\n")
+        });
+        looks.take(LOOKS_MAX).flatten().next().unwrap()
+    }
+
+    fn thread_named(&self, wanted: &str) -> Option<u32> {
         let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
-        let named = |path: &PathBuf| std::fs::read_to_string(path.join("comm")).is_ok_and(|name| name == "drainer\n");
-        let task = tasks.map(|entry| entry.unwrap().path()).find(named).unwrap();
-        task.file_name().unwrap().to_str().unwrap().parse().unwrap()
+        let named = |path: &PathBuf| std::fs::read_to_string(path.join("comm")).is_ok_and(|name| name == wanted);
+        let task = tasks.map(|entry| entry.unwrap().path()).find(named)?;
+        task.file_name()?.to_str()?.parse().ok()
     }
 
     pub(crate) fn pid(&self) -> rustix::process::Pid {
