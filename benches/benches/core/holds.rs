@@ -1,0 +1,188 @@
+//! How long the store's lock is held, while things go on that must not lengthen it.
+//!
+//! Two views: the store's own histogram (every hold of it, also the drainer's; its buckets end at powers of two), and
+//! the changing threads', measured inside their closure, which know when the system took the processor from them.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use handfast_benches::records;
+use handfast_benches::threads::{self, Signal, preemptions};
+use handfast_benches::{Latencies, Place, SlowDir, Stand, Table, stand};
+use handfast_protocol::PeerId;
+use handfast_trust::{HoldTimesSnapshot, Monotonic, Next, Store, TrustRecord};
+
+use crate::memory::{Changes, FEW};
+use crate::options::Options;
+
+const MANY: usize = 1_000_000;
+
+/// How long a sync hangs.
+const HANGS: Duration = Duration::from_secs(10);
+
+const COLUMNS: &[&str] = &[
+    "condition, threads",
+    "holds",
+    "p50 us <",
+    "p99 us <",
+    "p99.9 us <",
+    "max us",
+    "changes: p99.9 us",
+    "max us",
+    "max us, not preempted",
+    "% preempted",
+];
+
+/// What the threads saw from inside.
+#[derive(Default)]
+struct Held {
+    all: Latencies,
+    clean: Latencies,
+}
+
+impl Held {
+    fn make(&mut self, changes: &mut Changes<'_>, peer: Option<PeerId>) {
+        let before = preemptions();
+        let held = changes.make_held(peer);
+        self.all.add_ns(held);
+        if preemptions() == before {
+            self.clean.add_ns(held);
+        }
+    }
+}
+
+fn change_until(mut changes: Changes<'_>, over: impl Fn() -> bool) -> Held {
+    let mut out = Held::default();
+    while !over() {
+        out.make(&mut changes, None);
+    }
+    out
+}
+
+#[allow(clippy::cast_precision_loss)]
+fn row(store: &Store<TrustRecord>, before: &HoldTimesSnapshot, parts: &[Held]) -> [f64; 9] {
+    let mut holds = store.hold_times();
+    for (count, before) in holds.counts.iter_mut().zip(before.counts) {
+        *count -= before;
+    }
+    let us = |time: Duration| time.as_nanos() as f64 / 1_000.0;
+    let (mut all, mut clean) = (Latencies::new(), Latencies::new());
+    for part in parts {
+        all.merge(&part.all);
+        clean.merge(&part.clean);
+    }
+    [
+        holds.counts.iter().sum::<u64>() as f64,
+        us(holds.quantile(0.5)),
+        us(holds.quantile(0.99)),
+        us(holds.quantile(0.999)),
+        us(holds.max),
+        all.us(0.999),
+        all.us(1.0),
+        clean.us(1.0),
+        100.0 * (all.len() - clean.len()) as f64 / all.len().max(1) as f64,
+    ]
+}
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let mut table = Table::new(COLUMNS);
+    let place = Place::on_disk("holds")?;
+    Stand::filled(&place, MANY)?.stop()?;
+    let peers = records::peers(MANY);
+    let mut walk = Table::new(&["drainer alone", "steps", "max us <, not preempted", "max us <"]);
+    for _ in 0..options.rounds {
+        for threads in &options.threads {
+            table.add(&format!("nothing else, few records, {threads}"), &quiet(*threads, options.time)?);
+            table.add(&format!("fsync hung, {threads}"), &hung(&place, &peers, *threads)?);
+            table.add(&format!("checkpoint of 1M, {threads}"), &checkpoint(&place, &peers, *threads)?);
+            table.add(&format!("growth 0 to 1M, {threads}"), &growth(*threads)?);
+        }
+        walk.add("checkpoint of 1M", &steps(&place)?);
+    }
+    println!("{}\n{}", table.show(), walk.show());
+    Ok(())
+}
+
+fn quiet(threads: usize, time: Duration) -> Result<[f64; 9]> {
+    let place = Place::on_disk("quiet")?;
+    let stand = Stand::filled(&place, 0)?;
+    let peers = records::peers(FEW);
+    let before = stand.store.hold_times();
+    let (parts, _) = threads::run(threads, time, |number, signal: &Signal| {
+        change_until(Changes::new(&stand.store, &peers, number), || signal.is_over())
+    })?;
+    let out = row(&stand.store, &before, &parts);
+    stand.stop()?;
+    Ok(out)
+}
+
+fn hung(place: &Place, peers: &[PeerId], threads: usize) -> Result<[f64; 9]> {
+    let stand = Stand::open(place, false)?;
+    stand.slow.set(HANGS);
+    let before = stand.store.hold_times();
+    let (parts, _) = threads::run(threads, HANGS, |number, signal| {
+        change_until(Changes::new(&stand.store, peers, number), || signal.is_over())
+    })?;
+    let out = row(&stand.store, &before, &parts);
+    stand.slow.set(Duration::ZERO);
+    stand.settle()?;
+    stand.stop()?;
+    Ok(out)
+}
+
+fn checkpoint(place: &Place, peers: &[PeerId], threads: usize) -> Result<[f64; 9]> {
+    let stand = Stand::open(place, true)?;
+    let before = stand.store.hold_times();
+    let (parts, _) = threads::run(threads, Duration::ZERO, |number, _| {
+        change_until(Changes::new(&stand.store, peers, number), || stand.health().checkpoints > 0)
+    })?;
+    let out = row(&stand.store, &before, &parts);
+    stand.settle()?;
+    stand.stop()?;
+    Ok(out)
+}
+
+fn growth(threads: usize) -> Result<[f64; 9]> {
+    let place = Place::on_disk("growth")?;
+    let stand = Stand::filled(&place, 0)?;
+    let few = records::peers(FEW);
+    let before = stand.store.hold_times();
+    let (parts, _) = threads::run(threads, Duration::ZERO, |number, _| {
+        let mut changes = Changes::new(&stand.store, &few, number);
+        let mut out = Held::default();
+        for peer in (number..MANY).step_by(threads) {
+            out.make(&mut changes, Some(records::peer(peer as u64)));
+        }
+        out
+    })?;
+    let out = row(&stand.store, &before, &parts);
+    stand.settle()?;
+    stand.stop()?;
+    Ok(out)
+}
+
+/// The drainer's own holds, without anybody else: each step is known to be preempted or not.
+#[allow(clippy::cast_precision_loss)]
+fn steps(place: &Place) -> Result<[f64; 3]> {
+    let medium = SlowDir::open(place.path(), &handfast_benches::Slow::default())?;
+    let (store, mut drainer) = stand::opened::<TrustRecord, _>(medium, true)?;
+    let (mut steps, mut longest, mut longest_clean) = (0_u32, 0, 0);
+    loop {
+        let before = (store.hold_times(), preemptions());
+        let next = drainer.step(Monotonic::default());
+        let after = store.hold_times();
+        let bucket = (0..after.counts.len()).rev().find(|at| after.counts[*at] > before.0.counts[*at]).unwrap_or(0);
+        longest = longest.max(bucket);
+        if preemptions() == before.1 {
+            longest_clean = longest_clean.max(bucket);
+        }
+        steps += 1;
+        if next != Next::Now {
+            break;
+        }
+    }
+    drainer.stop_switch().stop();
+    while drainer.step(Monotonic::default()) != Next::Stopped {}
+    let us = |bucket: usize| (1_u64 << bucket) as f64 / 1_000.0;
+    Ok([f64::from(steps), us(longest_clean), us(longest)])
+}
