@@ -294,8 +294,8 @@ impl Engine {
         if self.book.state(&peer, unix_now()) == TrustState::Blocked {
             return Err(ContactFault::NotAllowed);
         }
-        let serving = self.registry.links(&peer).into_iter().find(|link| link.is_serving());
-        let link = match serving {
+        let open = self.registry.links(&peer).into_iter().find(|link| link.is_open());
+        let link = match open {
             Some(link) => link,
             None => self.dial(peer).await?,
         };
@@ -355,25 +355,19 @@ impl Engine {
         (list, unresolved)
     }
 
-    /// Tells a peer whose trust we took away, over the connections that it has, and closes them. The streams are cut
-    /// already.
+    /// Tells a peer whose trust we took away, over the connection that it has, and closes all of them. The streams are
+    /// cut already. Whether the word arrives or not: the connections close, and the outbox does the rest.
     pub async fn close_revoked(self: &Arc<Engine>, peer: PeerId) {
         let links = self.registry.links(&peer);
         if links.is_empty() {
             return;
         }
-        let record = self.book.record(&peer);
-        let durable = self.book.durable().reached(record.as_ref().map_or(self.book.store().revision(), |r| r.edges_at));
-        let on_disk = matches!(tokio::time::timeout(REVOKE_PATIENCE, durable).await, Ok(Ok(())));
-        if on_disk
-            && self.owes(&peer)
-            && let Some(link) = links.iter().find(|link| link.connection.close_reason().is_none())
-        {
-            // Whether it arrives or not: the connection closes, and the outbox does the rest.
-            let _ = tokio::time::timeout(REVOKE_PATIENCE, driver::initiate(self, link)).await;
-        }
+        // The disk first, at most half of the time; then the word itself.
+        let _ = tokio::time::timeout(2 * REVOKE_PATIENCE, self.contact(peer, false)).await;
+        let blocked = self.book.state(&peer, unix_now()) == TrustState::Blocked;
+        let code = if blocked { CloseCode::Refused } else { CloseCode::Revoked };
         for link in links {
-            link.connection.close(quinn::VarInt::from_u32(CloseCode::Revoked.code()), b"");
+            link.connection.close(quinn::VarInt::from_u32(code.code()), b"");
         }
     }
 

@@ -77,6 +77,11 @@ impl Link {
         self.orders.send_if_modified(|orders| !std::mem::replace(&mut orders.cut, true));
     }
 
+    /// True until the link is to close: exchanges still go over it, also when it is cut.
+    pub fn is_open(&self) -> bool {
+        self.orders.borrow().close.is_none() && self.connection.close_reason().is_none()
+    }
+
     /// True until the link is cut or retired.
     pub fn is_serving(&self) -> bool {
         *self.orders.borrow() == Orders::default()
@@ -111,6 +116,8 @@ pub struct Registry {
     me: PeerId,
     links: Mutex<HashMap<PeerId, Vec<Arc<Link>>>>,
     next_id: AtomicU64,
+    link_count: AtomicU64,
+    session_count: AtomicU64,
     sessions: Arc<Sessions>,
     events: Arc<EventLog>,
 }
@@ -129,7 +136,15 @@ impl Drop for Registration {
 
 impl Registry {
     pub fn new(me: PeerId, sessions: Arc<Sessions>, events: Arc<EventLog>) -> Registry {
-        Registry { me, links: Mutex::default(), next_id: AtomicU64::new(1), sessions, events }
+        Registry {
+            me,
+            links: Mutex::default(),
+            next_id: AtomicU64::new(1),
+            link_count: AtomicU64::new(0),
+            session_count: AtomicU64::new(0),
+            sessions,
+            events,
+        }
     }
 
     /// Registers a connection whose peer TLS has proven. `None`: the peer has too many already.
@@ -156,6 +171,7 @@ impl Registry {
             return None;
         }
         of_peer.push(link.clone());
+        self.link_count.fetch_add(1, Ordering::Relaxed);
         Some(Registration { registry: self.clone(), link })
     }
 
@@ -171,10 +187,7 @@ impl Registry {
 
     /// How many sessions there are, and how many connections.
     pub fn counts(&self) -> (u64, u64) {
-        let links = locked(&self.links);
-        let all = links.values().flatten();
-        let sessions = all.clone().filter(|link| link.is_session()).count();
-        (sessions as u64, all.count() as u64)
+        (self.session_count.load(Ordering::Relaxed), self.link_count.load(Ordering::Relaxed))
     }
 
     /// Peers with a session.
@@ -213,13 +226,17 @@ impl Registry {
                 drop(state);
                 other.retire(CloseCode::Duplicate);
             }
+            // The record first: an end that comes at once must find it.
+            let remote = canonical(link.connection.remote_address());
+            self.sessions.begin(id, link.peer, link.role, remote.into(), unix_now());
             locked(&link.state).session = Some(id);
+            self.session_count.fetch_add(1, Ordering::Relaxed);
         }
         for old in replaced {
+            self.session_count.fetch_sub(1, Ordering::Relaxed);
             self.sessions.end(old, EndReason::Replaced, unix_now());
             self.events.push("session_closed", Some(link.peer), EndReason::Replaced.as_str());
         }
-        self.sessions.begin(id, link.peer, link.role, canonical(link.connection.remote_address()).into(), unix_now());
         self.events.push("session_opened", Some(link.peer), link.role.as_str());
         Promotion::Opened
     }
@@ -249,6 +266,7 @@ impl Registry {
         let Some(id) = session else {
             return false;
         };
+        self.session_count.fetch_sub(1, Ordering::Relaxed);
         self.sessions.end(id, reason, unix_now());
         self.events.push("session_closed", Some(link.peer), reason.as_str());
         true
@@ -272,6 +290,7 @@ impl Registry {
 
     fn remove(&self, link: &Link) {
         self.end_session(link, EndReason::Lost);
+        self.link_count.fetch_sub(1, Ordering::Relaxed);
         let mut links = locked(&self.links);
         if let Some(of_peer) = links.get_mut(&link.peer) {
             of_peer.retain(|other| other.id != link.id);
