@@ -7,7 +7,11 @@
 //!   is durable. Losing a grant is safe, losing a revocation is not.
 //! * It never waits: not behind writers, not behind the disk. Writers are the store's lock holders, one at a time.
 //!
-//! The counts of strangers and of rules' grants live here too, for the same reason: they follow every change.
+//! A grant that replaces a grant (another scope, another end) counts like any other once it is durable; until then
+//! the peer does not pass, because the new one may be the narrower.
+//!
+//! The counts of strangers and of rules' grants, the next end and the last removal live here too, for the same reason:
+//! they follow every change.
 //!
 //! Not here: the deny list, which is configuration (`book`).
 
@@ -19,7 +23,7 @@ use handfast_protocol::{PeerId, Scope, ServiceName, UnixMillis};
 
 use crate::caps::{RuleUse, Strangers};
 use crate::record::{Index, Revision};
-use crate::trust_record::{Rule, Side, TrustRecord};
+use crate::trust_record::{Edge, Rule, Side, TrustRecord};
 
 /// Which way a stream was opened.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -79,8 +83,18 @@ pub struct TrustIndex {
     passes: papaya::HashMap<PeerId, Pass, RandomState>,
     pub(crate) strangers: Strangers,
     pub(crate) rules: RuleUse,
-    /// Records with a grant that has an end and has not been marked as expired.
-    ending: AtomicU64,
+    /// No grant that is not marked as expired ends before; `u64::MAX`: none ends. May be too early, never too late.
+    next_end: NextEnd,
+    /// The revision of the last removal.
+    removed_at: AtomicU64,
+}
+
+struct NextEnd(AtomicU64);
+
+impl Default for NextEnd {
+    fn default() -> NextEnd {
+        NextEnd(AtomicU64::new(u64::MAX))
+    }
 }
 
 impl TrustIndex {
@@ -124,14 +138,42 @@ impl TrustIndex {
         self.passes.len()
     }
 
+    /// How many standing grants `rule` has made, and how many of them within the last hour.
+    pub fn grants_of(&self, rule: &Rule, now: UnixMillis) -> (u64, u64) {
+        self.rules.count(rule, now)
+    }
+
     /// True when some grant may come to its end one day.
     pub fn has_ending_grants(&self) -> bool {
-        self.ending.load(Ordering::Relaxed) > 0
+        self.next_end().is_some()
+    }
+
+    /// No grant comes to its end before this.
+    pub fn next_end(&self) -> Option<UnixMillis> {
+        Some(self.next_end.0.load(Ordering::Acquire)).filter(|end| *end != u64::MAX).map(UnixMillis)
+    }
+
+    /// True when a grant may have ended by `now`. Then the caller looks at all records, and has the ends that are still
+    /// to come noted again.
+    pub(crate) fn take_ends(&self, now: UnixMillis) -> bool {
+        self.next_end().is_some_and(|end| end <= now) && {
+            self.next_end.0.store(u64::MAX, Ordering::Release);
+            true
+        }
+    }
+
+    pub(crate) fn note_end(&self, end: UnixMillis) {
+        self.next_end.0.fetch_min(end.0, Ordering::AcqRel);
+    }
+
+    /// The revision that removed a record last.
+    pub(crate) fn removed_at(&self) -> Revision {
+        Revision(self.removed_at.load(Ordering::Acquire))
     }
 }
 
 fn pass(record: &TrustRecord, since: Revision) -> Option<Pass> {
-    let counts = |edge: &&crate::trust_record::Edge| !edge.is_revoke() && !edge.expired && edge.terms.network.is_none();
+    let counts = |edge: &&Edge| !edge.is_revoke() && !edge.expired && edge.terms.network.is_none();
     let ours = record.ours.as_ref().filter(counts)?;
     let theirs = record.theirs.as_ref().filter(counts)?;
     if record.blocked {
@@ -145,7 +187,7 @@ fn pass(record: &TrustRecord, since: Revision) -> Option<Pass> {
 }
 
 impl Index<TrustRecord> for TrustIndex {
-    fn changed(&self, key: &PeerId, old: Option<&TrustRecord>, new: Option<&Arc<TrustRecord>>, _: Revision) {
+    fn changed(&self, key: &PeerId, old: Option<&TrustRecord>, new: Option<&Arc<TrustRecord>>, revision: Revision) {
         let new = new.map(|record| &**record);
         if !old.zip(new).is_some_and(|(old, new)| old.has_same_edges(new)) {
             let passes = self.passes.pin();
@@ -156,14 +198,9 @@ impl Index<TrustRecord> for TrustIndex {
         }
         self.strangers.changed(key, old, new);
         self.rules.changed(old, new);
-        let ends = |record: Option<&TrustRecord>| u64::from(record.is_some_and(|record| record.ends_at().is_some()));
-        self.ending.fetch_add(ends(new).wrapping_sub(ends(old)), Ordering::Relaxed);
-    }
-}
-
-impl TrustIndex {
-    /// How many standing grants `rule` has made, and how many of them within the last hour.
-    pub fn grants_of(&self, rule: &Rule, now: UnixMillis) -> (u64, u64) {
-        self.rules.count(rule, now)
+        match new {
+            Some(record) => record.ends_at().into_iter().for_each(|end| self.note_end(end)),
+            None => self.removed_at.store(revision.0, Ordering::Release),
+        }
     }
 }

@@ -1,20 +1,27 @@
 //! The trust store with its rules: every change of a trust record goes through [`Book::update`].
 //!
 //! A change is prepared outside the lock, from a copy-on-write snapshot of the one record (signing takes 15 us, the
-//! lock is held for one). Inside the lock it is stored only if the record is still that snapshot; otherwise it is
-//! prepared again. So every decision rests on the record that it replaces, and the lock never sees a signature.
+//! lock is held for one). Inside the lock it is stored only if the record is still that snapshot and the caps still
+//! have room; otherwise it is prepared again. So every decision rests on the record that it replaces, and the lock never
+//! sees a signature.
+//!
+//! An end that has come is recorded, as a change of its own, before anything else is decided about the record, and by
+//! the refusal that it causes: a clock that goes back does not revive what anybody was told had ended.
 //!
 //! Thread: any. The observer is called after the lock's release, once for each transition.
 //!
 //! Not here: the disk (the store's drainer), connections (the node cuts them when `update` has returned).
 
+mod next;
+
 use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use handfast_protocol::exchange::{AnswerTerms, Parties, Shown};
-use handfast_protocol::{Address, Held, Kind, Note, PeerId, SecretKey, UnixMillis};
+use handfast_protocol::exchange::{AnswerTerms, Offer, Parties, Shown};
+use handfast_protocol::{Address, Held, Kind, Note, PeerId, SecretKey, UnixMillis, Verified};
 
+use self::next::{Next, is_bought_by_a_stranger};
 use crate::authorise::{Denied, Direction, Purpose};
 use crate::caps::SourcePrefix;
 use crate::record::Revision;
@@ -23,7 +30,7 @@ use crate::signals::Durable;
 use crate::store::Store;
 use crate::sync::Lock;
 use crate::table::Urgency;
-use crate::trust_record::{Cause, Rule, Transition, TrustRecord, TrustState};
+use crate::trust_record::{Actor, Cause, Edge, Rule, Transition, TrustRecord, TrustState};
 
 /// How long a request waits for a decision: 30 days.
 pub const PENDING_MS_MAX: u64 = 30 * 24 * 3_600_000;
@@ -49,7 +56,8 @@ pub struct Policy {
     pub pending_new_per_second: u64,
 }
 
-/// Hears of each transition, after the lock is released. Must not block.
+/// Hears of each transition, after the lock is released. Must not block. Two transitions of one peer that different
+/// threads caused may be heard in either order; their revisions tell which was first.
 pub type Observer = Box<dyn Fn(&PeerId, &Transition) + Send + Sync>;
 
 /// The trust store with its rules. See the module.
@@ -59,9 +67,11 @@ pub struct Book {
     policy: Policy,
     observer: Observer,
     newcomers: Lock<Newcomers>,
+    /// Whose state fell because time passed, since [`Book::expire`] was asked last.
+    fallen: Lock<Vec<PeerId>>,
 }
 
-/// New pending places of the current second.
+/// What strangers had stored in the current second.
 #[derive(Default)]
 struct Newcomers {
     second: u64,
@@ -75,8 +85,10 @@ pub struct Updated {
     pub state: TrustState,
     /// The transition, where the state changed.
     pub transition: Option<Transition>,
-    /// What must be durable before anybody may be told.
+    /// What must be durable before anybody may be told: covers all that the record says, except what is `delivered`.
     pub revision: Revision,
+    /// Which statement of the peer is stored with that revision.
+    pub holds: Option<Held>,
     /// A request that found no free place.
     pub turned_away: bool,
 }
@@ -84,7 +96,8 @@ pub struct Updated {
 impl Book {
     /// The book over a recovered store. `key` is this node's.
     pub fn new(store: Store<TrustRecord>, key: SecretKey, policy: Policy, observer: Observer) -> Book {
-        Book { store, key, policy, observer, newcomers: Lock::new(Newcomers::default()) }
+        let (newcomers, fallen) = (Lock::new(Newcomers::default()), Lock::new(Vec::new()));
+        Book { store, key, policy, observer, newcomers, fallen }
     }
 
     /// This node.
@@ -119,7 +132,8 @@ impl Book {
         !self.policy.deny.is_empty() && self.policy.deny.contains(peer)
     }
 
-    /// Whether `peer` may pass. Lock-free; see [`crate::authorise`].
+    /// Whether `peer` may pass. Lock-free, except for the first refusal because of an end, which records it; see
+    /// [`crate::authorise`].
     ///
     /// # Errors
     /// The first reason of [`Denied`].
@@ -133,28 +147,71 @@ impl Book {
         if self.is_denied(peer) {
             return Err(Denied::NotTrusted);
         }
-        self.store.index().authorise(peer, purpose, direction, self.store.durable().current(), now)
+        let outcome = self.store.index().authorise(peer, purpose, direction, self.store.durable().current(), now);
+        if outcome == Err(Denied::Expired) {
+            self.mark_ends(*peer, now);
+        }
+        outcome
     }
 
     /// The two ends of an exchange with `peer`, with what is stored of both edges.
     pub fn parties(&self, peer: PeerId) -> Parties {
-        let (me, record) = (self.me(), self.record(&peer));
-        let record = record.as_deref();
-        let ours = record.and_then(|record| Some(record.ours.as_ref()?.statement(me, peer)));
-        let theirs = record.and_then(|record| Some(record.theirs.as_ref()?.statement(peer, me)));
+        self.parties_of(peer, self.record(&peer).as_deref())
+    }
+
+    fn parties_of(&self, peer: PeerId, record: Option<&TrustRecord>) -> Parties {
+        let me = self.me();
+        let verified = |edge: Option<&Edge>, issuer, subject| -> Option<Verified> {
+            edge.map(|edge| edge.statement(issuer, subject))
+        };
+        let ours = verified(record.and_then(|record| record.ours.as_ref()), me, peer);
+        let theirs = verified(record.and_then(|record| record.theirs.as_ref()), peer, me);
         Parties { me, peer, ours, theirs }
+    }
+
+    /// What to say when we open an exchange, and the revision that must be durable before it leaves. See
+    /// [`rules::offer`].
+    pub fn offer(&self, peer: PeerId, showing: &Showing, now: UnixMillis) -> (Parties, Offer, Revision) {
+        self.mark_ends(peer, now);
+        let record = self.record(&peer);
+        let record = record.as_deref();
+        let offer = rules::offer(record, showing, &self.moment(peer, now));
+        (self.parties_of(peer, record), offer, self.edges_at(record))
     }
 
     /// What the peer showed us in an exchange. See [`rules::merge`].
     pub fn merge(&self, peer: PeerId, shown: &Shown, source: Option<SocketAddr>, now: UnixMillis) -> Updated {
-        let admittance = self.admit(&peer, shown, source, now);
-        let updated = self.update(peer, now, |record, moment| {
-            Ok::<_, std::convert::Infallible>(rules::merge(record, shown, &admittance, moment))
+        let asks = shown.theirs.as_ref().is_some_and(|theirs| theirs.terms().kind == Kind::Grant);
+        let mut within_rate = None;
+        let mut proven = false;
+        let updated = self.update(peer, now, Bounds::Caps, |record, moment| {
+            let undecided = record.is_none_or(|record| record.ours.is_none());
+            let rule = if asks && undecided { self.rule_for(&peer, now) } else { None };
+            let mut admittance = Admittance { rule, may_pend: true, source: source.map(Address::from) };
+            let mut decided = rules::merge(record, shown, &admittance, moment);
+            if is_bought_by_a_stranger(record, &decided)
+                && !self.has_place_for(record, source, &mut within_rate, moment.now)
+            {
+                admittance.may_pend = false;
+                decided = rules::merge(record, shown, &admittance, moment);
+            }
+            let epoch = |record: Option<&TrustRecord>| record.map_or(0, |record| record.proven);
+            proven = epoch(decided.record.as_ref()) > epoch(record);
+            Ok::<_, std::convert::Infallible>(decided)
         });
-        match updated {
+        let updated = match updated {
             Ok(updated) => updated,
             Err(never) => match never {},
+        };
+        if proven || updated.transition.is_some_and(|transition| transition.cause == Cause::Restored) {
+            tracing::warn!(
+                peer = peer.short(),
+                revision = updated.revision.0,
+                granted = proven,
+                "the peer holds a newer statement of ours than we do: this node was restored from an old copy"
+            );
         }
+        updated
     }
 
     /// What to answer, and the revision that it rests on. See [`rules::answer`].
@@ -166,10 +223,16 @@ impl Book {
         showing: &Showing,
         now: UnixMillis,
     ) -> (AnswerTerms, Revision) {
+        self.mark_ends(peer, now);
         let record = self.record(&peer);
-        let terms = rules::answer(record.as_deref(), shown, turned_away, showing, &self.moment(peer, now));
-        // Without a record nothing is promised; a removal before it must be durable all the same.
-        (terms, record.map_or(self.store.revision(), |record| record.edges_at))
+        let record = record.as_deref();
+        let terms = rules::answer(record, shown, turned_away, showing, &self.moment(peer, now));
+        (terms, self.edges_at(record))
+    }
+
+    /// The revision of what is said about a peer. Where there is no record, a removal must be durable all the same.
+    fn edges_at(&self, record: Option<&TrustRecord>) -> Revision {
+        record.map_or_else(|| self.store.index().removed_at(), |record| record.edges_at)
     }
 
     /// The operator grants trust. See [`rules::trust`].
@@ -178,7 +241,7 @@ impl Book {
     /// [`Refusal::Myself`] and [`Refusal::Blocked`].
     pub fn trust(&self, peer: PeerId, grant: &Grant, now: UnixMillis) -> Result<Updated, Refusal> {
         self.not_myself(&peer)?;
-        self.update(peer, now, |record, moment| rules::trust(record, grant, moment))
+        self.update(peer, now, Bounds::None, |record, moment| rules::trust(record, grant, moment))
     }
 
     /// The operator takes trust back (`Cause::Revoked`) or refuses it (`Cause::Rejected`). See [`rules::revoke`].
@@ -187,7 +250,7 @@ impl Book {
     /// [`Refusal::Unknown`], [`Refusal::NothingToReject`] and [`Refusal::Myself`].
     pub fn revoke(&self, peer: PeerId, note: &Note, cause: Cause, now: UnixMillis) -> Result<Updated, Refusal> {
         self.not_myself(&peer)?;
-        self.update(peer, now, |record, moment| rules::revoke(record, note, cause, moment))
+        self.update(peer, now, Bounds::None, |record, moment| rules::revoke(record, note, cause, moment))
     }
 
     /// The operator sets or clears the local flag. See [`rules::block`].
@@ -196,34 +259,60 @@ impl Book {
     /// [`Refusal::Unknown`] and [`Refusal::Myself`].
     pub fn block(&self, peer: PeerId, blocked: bool, now: UnixMillis) -> Result<Updated, Refusal> {
         self.not_myself(&peer)?;
-        self.update(peer, now, |record, moment| rules::block(record, blocked, moment))
+        self.update(peer, now, Bounds::None, |record, moment| rules::block(record, blocked, moment))
     }
 
     /// Notes which statement of ours the peer has made durable.
     pub fn receipt(&self, peer: PeerId, holds: Held) {
-        self.store.write(|table| {
-            if let Some(new) = table.get(&peer).and_then(|record| rules::receipt(record, holds)) {
-                table.put(peer, new, Urgency::Lazy);
+        // No state follows from it: any time will do.
+        let moment = self.moment(peer, UnixMillis::default());
+        loop {
+            let before = self.record(&peer);
+            let Some(record) = before.as_ref().and_then(|record| rules::receipt(record, holds)) else {
+                return;
+            };
+            let decided = Decided { record: Some(record), transition: None, turned_away: false };
+            if self.store_if_unchanged(before.as_ref(), decided, Bounds::None, &moment).is_some() {
+                return;
             }
-        });
+        }
     }
 
-    /// Marks what has come to its end by `now`: grants, and requests that waited too long. Returns whose state fell.
+    /// Marks what has come to its end by `now`: grants, and requests that waited too long. Returns whose state fell
+    /// through the passing of time since this was asked last, whoever noticed it first.
     pub fn expire(&self, now: UnixMillis) -> Vec<PeerId> {
+        let index = self.store.index();
         let pending_since = UnixMillis(now.0.saturating_sub(PENDING_MS_MAX));
-        let mut due = self.store.index().strangers.older_than(pending_since);
-        if self.store.index().has_ending_grants() {
-            let ended = |record: &TrustRecord| record.ends_at().is_some_and(|end| end <= now);
-            due.extend(self.store.walk().flatten().filter(|(_, record)| ended(record)).map(|(peer, _)| peer));
+        let mut due = index.strangers.older_than(pending_since);
+        if index.take_ends(now) {
+            for (peer, record) in self.store.walk().flatten() {
+                match record.ends_at() {
+                    Some(end) if end <= now => due.push(peer),
+                    Some(end) => index.note_end(end),
+                    None => {}
+                }
+            }
         }
-        due.retain(|peer| {
-            let updated = self.update(*peer, now, |record, moment| match record {
-                Some(record) => Ok(rules::expire(record, pending_since, moment)),
-                None => Err(Refusal::Unknown),
+        for peer in due {
+            let _ = self.update(peer, now, Bounds::None, |record, moment| {
+                record.map(|record| rules::expire(record, pending_since, moment)).ok_or(Refusal::Unknown)
             });
-            updated.is_ok_and(|updated| updated.transition.is_some())
-        });
-        due
+        }
+        let mut fallen = self.fallen.with(std::mem::take);
+        fallen.sort_unstable();
+        fallen.dedup();
+        // What was granted anew in the meantime has not fallen.
+        fallen.retain(|peer| self.state(peer, now) != TrustState::Trusted);
+        fallen
+    }
+
+    /// Records ends that have come, if any.
+    fn mark_ends(&self, peer: PeerId, now: UnixMillis) {
+        if self.record(&peer).is_some_and(|record| record.has_unmarked_end(now)) {
+            let _ = self.update(peer, now, Bounds::None, |record, _| {
+                Ok::<_, std::convert::Infallible>(Decided::unchanged(record))
+            });
+        }
     }
 
     fn not_myself(&self, peer: &PeerId) -> Result<(), Refusal> {
@@ -234,125 +323,156 @@ impl Book {
         Moment { key: &self.key, peer, now, denied: self.is_denied(&peer) }
     }
 
-    /// Prepares a change from the record as it is and stores it if the record still is; otherwise prepares it again.
+    /// Prepares a change from the record as it is and stores it if the record still is; otherwise prepares it again. An
+    /// end that has come is stored first, as a change of its own.
     fn update<E>(
         &self,
         peer: PeerId,
         now: UnixMillis,
+        bounds: Bounds,
         mut decide: impl FnMut(Option<&TrustRecord>, &Moment<'_>) -> Result<Decided, E>,
     ) -> Result<Updated, E> {
         let moment = self.moment(peer, now);
         loop {
             let before = self.record(&peer);
+            if let Some(ended) = before.as_deref().filter(|record| record.has_unmarked_end(now)) {
+                let decided = rules::expire(ended, UnixMillis::default(), &moment);
+                self.store_if_unchanged(before.as_ref(), decided, Bounds::None, &moment);
+                continue;
+            }
             let decided = decide(before.as_deref(), &moment)?;
-            let turned_away = decided.turned_away;
-            if let Some((record, transition, revision)) = self.store_if_unchanged(peer, before.as_ref(), decided) {
-                if let Some(transition) = &transition {
-                    (self.observer)(&peer, transition);
-                }
-                let unknown = if moment.denied { TrustState::Blocked } else { TrustState::Unknown };
-                let state = record.map_or(unknown, |record| record.state(moment.denied, now));
-                return Ok(Updated { state, transition, revision, turned_away });
+            if let Some(updated) = self.store_if_unchanged(before.as_ref(), decided, bounds, &moment) {
+                return Ok(updated);
             }
         }
     }
 
-    /// The one place that changes a trust record. `None`: the record is no longer `before`.
+    /// The one place that changes a trust record. `None`: the record is no longer `before`, or a cap has been reached.
     fn store_if_unchanged(
         &self,
-        peer: PeerId,
         before: Option<&Arc<TrustRecord>>,
         decided: Decided,
-    ) -> Option<(Option<TrustRecord>, Option<Transition>, Revision)> {
-        let Decided { record, mut transition, .. } = decided;
+        bounds: Bounds,
+        moment: &Moment<'_>,
+    ) -> Option<Updated> {
+        let Decided { record, mut transition, turned_away } = decided;
+        let mut updated = Updated {
+            state: record.as_ref().map_or(rules::absent(moment), |record| record.state(moment.denied, moment.now)),
+            transition,
+            revision: before.map_or_else(|| self.store.index().removed_at(), |before| before.changed_at),
+            holds: record.as_ref().and_then(|record| Some(record.theirs.as_ref()?.held())),
+            turned_away,
+        };
         if record.as_ref() == before.map(|before| &**before) {
-            let revision = before.map_or(self.store.revision(), |record| record.edges_at);
-            return Some((record, transition, revision));
+            return Some(updated);
         }
-        let kept = record.clone();
+        let mut next = record.map(|record| Next::new(before.map(|before| &**before), record));
         let (stored, _) = self.store.write(|table| {
-            let current = table.get(&peer);
-            let same = match (current, before) {
+            let same = match (table.get(&moment.peer), before) {
                 (None, None) => true,
                 (Some(current), Some(before)) => Arc::ptr_eq(current, before),
                 _ => false,
             };
-            if !same {
-                return None;
+            if !same || (bounds == Bounds::Caps && !self.has_room(before, next.as_ref(), moment.now)) {
+                return false;
             }
             let revision = table.revision().next();
-            let mut edges_at = revision;
-            match record {
-                Some(mut record) => {
-                    if let Some(before) = before.filter(|before| before.has_same_edges(&record)) {
-                        edges_at = before.edges_at;
-                    }
-                    record.edges_at = edges_at;
-                    if let (Some(transition), Some(last)) = (&mut transition, record.history.last_mut()) {
-                        (transition.revision, last.revision) = (revision, revision);
-                    }
-                    table.put(peer, record, Urgency::Critical);
-                }
-                None => drop(table.remove(&peer, Urgency::Critical)),
+            if let Some(transition) = &mut transition {
+                transition.revision = revision;
             }
-            Some((transition, edges_at.max(if transition.is_some() { revision } else { edges_at })))
+            match next.take() {
+                Some(next) => next.put(table, moment.peer, transition, &mut updated.revision),
+                None => {
+                    updated.revision = revision;
+                    drop(table.remove(&moment.peer, Urgency::Critical));
+                }
+            }
+            true
         });
-        stored.map(|(transition, revision)| (kept, transition, revision))
+        if !stored {
+            return None;
+        }
+        updated.transition = transition;
+        if let Some(transition) = &transition {
+            if transition.actor == Actor::Clock {
+                self.fallen.with(|fallen| fallen.push(moment.peer));
+            }
+            (self.observer)(&moment.peer, transition);
+        }
+        Some(updated)
     }
 
-    /// What a request of `peer` may do, if it turns out to be one: the rule that grants it, or a pending place.
-    fn admit(&self, peer: &PeerId, shown: &Shown, source: Option<SocketAddr>, now: UnixMillis) -> Admittance {
-        let mut admittance = Admittance { rule: None, may_pend: true, source: source.map(Address::from) };
-        let asks = shown.theirs.as_ref().is_some_and(|theirs| theirs.terms().kind == Kind::Grant);
-        let record = self.record(peer);
-        if !asks || record.as_ref().is_some_and(|record| record.ours.is_some()) {
-            return admittance;
-        }
-        admittance.rule = self.rule_for(peer, now);
-        if record.is_none() && admittance.rule.is_none() {
-            admittance.may_pend = self.take_pending_place(source.map(SourcePrefix::of), now);
-        }
-        admittance
+    /// Inside the lock: whether the caps that the change was prepared for still hold.
+    fn has_room(&self, before: Option<&Arc<TrustRecord>>, next: Option<&Next>, now: UnixMillis) -> bool {
+        let Some(next) = next else {
+            return true;
+        };
+        let before = before.map(|before| &**before);
+        let (total, of_source) = (self.policy.pending_total, self.policy.pending_per_source);
+        let granted = next.record.rule.filter(|_| before.is_none_or(|before| before.rule.is_none()));
+        self.store.index().strangers.has_room(before, &next.record, total, of_source)
+            && granted.is_none_or(|rule| self.has_budget(&rule, now))
     }
 
     /// The first rule of the policy that names `peer` and has budget left.
     fn rule_for(&self, peer: &PeerId, now: UnixMillis) -> Option<Rule> {
         let allowed = self.policy.allow.contains(peer).then_some(Rule::Allow);
         let accepted = self.policy.accept_all.then_some(Rule::AcceptAll);
-        let has_budget = |rule: &Rule| {
-            let (standing, last_hour) = self.store.index().grants_of(rule, now);
-            standing < self.policy.grants_total && last_hour < self.policy.grants_per_hour
-        };
-        [allowed, accepted].into_iter().flatten().find(has_budget)
+        [allowed, accepted].into_iter().flatten().find(|rule| self.has_budget(rule, now))
     }
 
-    /// Makes room for one more stranger, if the caps allow: evicts the oldest of a larger source when all is full.
-    fn take_pending_place(&self, source: Option<SourcePrefix>, now: UnixMillis) -> bool {
+    fn has_budget(&self, rule: &Rule, now: UnixMillis) -> bool {
+        let (standing, last_hour) = self.store.index().grants_of(rule, now);
+        standing < self.policy.grants_total && last_hour < self.policy.grants_per_hour
+    }
+
+    /// Whether strangers may make this node store once more: in this second, and, for a record that is new, at all.
+    /// Evicts the oldest of a larger source when all is full. `within_rate` is what this request was told before.
+    fn has_place_for(
+        &self,
+        record: Option<&TrustRecord>,
+        source: Option<SocketAddr>,
+        within_rate: &mut Option<bool>,
+        now: UnixMillis,
+    ) -> bool {
         let strangers = &self.store.index().strangers;
-        if strangers.of_source(source) >= self.policy.pending_per_source {
+        let source = source.map(SourcePrefix::of);
+        let is_new = record.is_none();
+        if is_new && strangers.of_source(source) >= self.policy.pending_per_source {
             return false;
         }
-        let second = now.0 / 1_000;
-        let within_rate = self.newcomers.with(|newcomers| {
-            if newcomers.second != second {
-                *newcomers = Newcomers { second, count: 0 };
-            }
-            newcomers.count += 1;
-            newcomers.count <= self.policy.pending_new_per_second
-        });
-        if !within_rate {
+        if !*within_rate.get_or_insert_with(|| self.is_within_rate(now)) {
             return false;
         }
-        if strangers.total() < self.policy.pending_total {
+        if !is_new || strangers.total() < self.policy.pending_total {
             return true;
         }
         let Some(victim) = strangers.evictable(source) else {
             return false;
         };
-        self.store.write(|table| {
-            let is_stranger = table.get(&victim).is_some_and(|record| record.is_strangers());
-            is_stranger && table.remove(&victim, Urgency::Critical).is_some()
+        let _ = self.update(victim, now, Bounds::None, |record, moment| {
+            Ok::<_, std::convert::Infallible>(rules::evict(record, moment))
         });
         true
     }
+
+    fn is_within_rate(&self, now: UnixMillis) -> bool {
+        let second = now.0 / 1_000;
+        self.newcomers.with(|newcomers| {
+            if newcomers.second != second {
+                *newcomers = Newcomers { second, count: 0 };
+            }
+            newcomers.count = newcomers.count.saturating_add(1);
+            newcomers.count <= self.policy.pending_new_per_second
+        })
+    }
+}
+
+/// Whether a change must still be within the caps when it is stored.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Bounds {
+    /// A stranger may have caused it.
+    Caps,
+    /// The operator or the clock did.
+    None,
 }

@@ -1,17 +1,19 @@
 //! How much strangers and rules have used up: counts that follow every change of the trust store, read without a lock.
 //!
 //! Invariant (BOUND): the counts are those of the stored records, also after a restart, because they are made of
-//! nothing else. They are written by the holder of the store's lock, one at a time, and a pending place is given only
-//! inside that lock.
+//! nothing else. They are written by the holder of the store's lock, one at a time; a pending place and a grant of a rule
+//! are checked against them inside that lock again, so that requests at the same time do not overrun a cap.
 //!
 //! Not here: what happens when a cap is full (`book`).
 
+use std::cmp::Reverse;
 use std::collections::hash_map::RandomState;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use handfast_protocol::{Address, PeerId, UnixMillis};
 
+use crate::record::Revision;
 use crate::trust_record::{Rule, TrustRecord};
 
 /// A source network: the /24 of an IPv4 address, the /48 of an IPv6 one. What somebody can rent as one piece.
@@ -48,9 +50,12 @@ pub(crate) struct Strangers {
 /// Source and age of a record that counts as a stranger's.
 fn place(record: Option<&TrustRecord>) -> Option<(Option<SourcePrefix>, UnixMillis)> {
     let record = record.filter(|record| record.is_strangers())?;
+    Some((source_of(record), record.waits_since()))
+}
+
+fn source_of(record: &TrustRecord) -> Option<SourcePrefix> {
     let source = record.request.and_then(|request| request.source);
-    let age = record.request.map_or(UnixMillis(0), |request| request.received_at);
-    Some((source.map(|address: Address| SourcePrefix::of(address.into())), age))
+    source.map(|address: Address| SourcePrefix::of(address.into()))
 }
 
 impl Strangers {
@@ -88,12 +93,21 @@ impl Strangers {
         self.by_source.pin().get(&source).map_or(0, |list| list.len() as u64)
     }
 
-    /// The oldest record of the source that has the most, if that source has more than `newcomer`'s.
+    /// The oldest record of the source that has the most (of several such sources, the oldest of them all), if that
+    /// source has more than `newcomer`'s: nobody pushes out others who ask for less.
     pub(crate) fn evictable(&self, newcomer: Option<SourcePrefix>) -> Option<PeerId> {
         let own = self.of_source(newcomer);
         let map = self.by_source.pin();
-        let (_, largest) = map.iter().max_by_key(|(source, list)| (list.len(), **source))?;
-        largest.first().filter(|_| largest.len() as u64 > own).map(|(_, peer)| *peer)
+        let oldest = |list: &[(UnixMillis, PeerId)]| list.first().copied();
+        let (_, largest) = map.iter().max_by_key(|(_, list)| (list.len(), Reverse(oldest(list))))?;
+        oldest(largest).filter(|_| largest.len() as u64 > own).map(|(_, peer)| peer)
+    }
+
+    /// Whether the step from `old` to `new` stays within so many in all and so many of one source. Exact only for the
+    /// holder of the store's lock.
+    pub(crate) fn has_room(&self, old: Option<&TrustRecord>, new: &TrustRecord, total: u64, of_source: u64) -> bool {
+        let takes_place = new.is_strangers() && !old.is_some_and(TrustRecord::is_strangers);
+        !takes_place || (self.total() < total && self.of_source(source_of(new)) < of_source)
     }
 
     /// Those that came before `limit`.
@@ -129,7 +143,7 @@ impl Default for Used {
 /// The rule behind a standing grant, and when it was stored.
 fn grant(record: Option<&TrustRecord>) -> Option<(Rule, UnixMillis)> {
     let record = record?;
-    let edge = record.ours.as_ref().filter(|edge| !edge.is_revoke())?;
+    let edge = record.ours.as_ref().filter(|edge| !edge.is_revoke() && !edge.expired)?;
     Some((record.rule?, edge.stored_at))
 }
 
@@ -143,6 +157,8 @@ impl RuleUse {
     }
 
     pub(crate) fn changed(&self, old: Option<&TrustRecord>, new: Option<&TrustRecord>) {
+        // What the file holds has no revision of this run.
+        let live = new.is_some_and(|record| record.edges_at != Revision::ZERO);
         let (old, new) = (grant(old), grant(new));
         if old == new {
             return;
@@ -154,7 +170,7 @@ impl RuleUse {
             && let Some(used) = self.of(&rule)
         {
             used.standing.fetch_add(1, Ordering::Relaxed);
-            used.note(at.0 / MINUTE_MS);
+            used.note(at.0 / MINUTE_MS, live);
         }
     }
 
@@ -166,19 +182,22 @@ impl RuleUse {
 }
 
 impl Used {
-    fn note(&self, minute: u64) {
+    fn note(&self, minute: u64, live: bool) {
         let cell = &self.minutes[minute as usize % MINUTES];
         let (then, count) = split(cell.load(Ordering::Relaxed));
         let minute32 = minute & u64::from(u32::MAX);
-        // An older grant that recovery brings in late does not displace a newer minute.
-        if then <= minute32 {
-            let count = if then == minute32 { count + 1 } else { 1 };
-            cell.store(minute32 << 32 | count.min(u64::from(u32::MAX)), Ordering::Relaxed);
+        // What is granted now counts, also when the clock was set back; an older grant that recovery brings in late
+        // does not displace a newer minute.
+        if then > minute32 && !live {
+            return;
         }
+        let count = if then == minute32 { count + 1 } else { 1 };
+        cell.store(minute32 << 32 | count.min(u64::from(u32::MAX)), Ordering::Relaxed);
     }
 
+    /// Minutes up to an hour ahead count as well: setting the clock back by less does not renew a budget.
     fn last_hour(&self, minute: u64) -> u64 {
-        let recent = |then: u64| minute.saturating_sub(then) < HOUR_MINUTES && then <= minute;
+        let recent = |then: u64| minute.abs_diff(then) < HOUR_MINUTES;
         self.minutes
             .iter()
             .map(|cell| split(cell.load(Ordering::Relaxed)))

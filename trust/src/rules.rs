@@ -7,15 +7,18 @@
 //!   nothing at all. Only [`trust`] by an operator does, with a higher epoch.
 //! * A grant of ours that somebody proves to us never grants again; a revoke of ours that somebody proves is back in
 //!   force at once.
+//! * A decision judges ends by the clock it is given; an end that has come is recorded by [`expire`] before any other
+//!   decision changes the record (`book`).
 //!
 //! Not here: locks and caps (`book`), signatures from the wire (checked before a [`Verified`] exists).
 
-use handfast_protocol::exchange::{AnswerTerms, Disposition, Shown};
+use handfast_protocol::exchange::{AnswerTerms, Disposition, Offer, Shown};
 use handfast_protocol::limits::BUSY_RETRY_AFTER_MS;
 use handfast_protocol::statement::next_epoch;
+use handfast_protocol::stream::Extensions;
 use handfast_protocol::{
-    Address, Held, Incarnation, Kind, Note, PeerId, Scope, SecretKey, SignedAddressRecord, Statement, Terms,
-    UnixMillis, Verified,
+    Address, Held, Incarnation, Kind, Note, PeerId, Scope, SecretKey, SignedAddressRecord, SignedStatement, Statement,
+    Terms, UnixMillis, Verified,
 };
 
 use crate::record::Revision;
@@ -39,7 +42,7 @@ pub struct Moment<'a> {
 pub struct Admittance {
     /// The rule that grants, with budget left.
     pub rule: Option<Rule>,
-    /// A pending place is free.
+    /// A stranger may make this node store something.
     pub may_pend: bool,
     /// From where the request came.
     pub source: Option<Address>,
@@ -54,6 +57,13 @@ pub struct Decided {
     pub transition: Option<Transition>,
     /// A request that found no free place.
     pub turned_away: bool,
+}
+
+impl Decided {
+    /// Everything stays as it is.
+    pub(crate) fn unchanged(record: Option<&TrustRecord>) -> Decided {
+        Decided { record: record.cloned(), transition: None, turned_away: false }
+    }
 }
 
 /// Builds the next record and, from the two states, the transition.
@@ -73,7 +83,7 @@ impl<'a> Change<'a> {
         let statement = Statement { issuer: self.moment.key.peer_id(), subject: self.moment.peer, terms };
         // The issuer is the key's own id: signing cannot be refused.
         if let Ok(verified) = statement.sign(self.moment.key) {
-            self.record.ours = Some(Edge::new(&verified, self.moment.now));
+            self.record.ours = Some(stored(&verified, Side::Ours, self.moment.now));
             self.record.delivered = None;
         }
     }
@@ -92,51 +102,71 @@ impl<'a> Change<'a> {
     }
 
     fn finish(mut self, cause: Cause, actor: Actor) -> Decided {
-        let to = self.record.state(self.moment.denied, self.moment.now);
-        let digest = match cause {
-            Cause::TheyGranted | Cause::TheyRevoked => self.record.theirs.as_ref().map(|edge| edge.digest),
-            Cause::Blocked | Cause::Unblocked | Cause::Expired => None,
-            _ => self.record.ours.as_ref().map(|edge| edge.digest),
-        };
         let at = self.moment.now;
-        let transition = (to != self.before).then_some(Transition {
-            at,
-            cause,
-            actor,
-            revision: Revision::ZERO,
-            from: self.before,
-            to,
-            digest,
-        });
+        let record = &mut self.record;
+        let next = record.state(self.moment.denied, at);
+        match next {
+            // Also when no request has led here: our own grant has ended, or the peer was unblocked.
+            TrustState::Pending => {
+                let received_at = record.theirs.as_ref().map_or(at, |edge| edge.stored_at);
+                record.request.get_or_insert(Request { received_at, source: None, count: 1 });
+            }
+            TrustState::Blocked => {}
+            _ => record.request = None,
+        }
+        let keep =
+            !record.is_strangers() || record.theirs.as_ref().is_some_and(|edge| edge.is_grant_at(Side::Theirs, at));
+        let to = if keep { next } else { absent(self.moment) };
+        let digest = match cause {
+            Cause::TheyGranted | Cause::TheyRevoked => record.theirs.as_ref().map(|edge| edge.digest),
+            Cause::Blocked | Cause::Unblocked | Cause::Expired | Cause::Evicted => None,
+            Cause::Granted | Cause::Revoked | Cause::Rejected | Cause::Restored => {
+                record.ours.as_ref().map(|edge| edge.digest)
+            }
+        };
+        let from = self.before;
+        let transition =
+            (to != from).then_some(Transition { at, cause, actor, revision: Revision::ZERO, from, to, digest });
         if let Some(transition) = transition {
-            self.record.remember(transition);
+            record.remember(transition);
         }
-        if to != TrustState::Pending {
-            self.record.request = None;
-        }
-        let keep = !self.record.is_strangers()
-            || self.record.theirs.as_ref().is_some_and(|edge| edge.is_grant_at(Side::Theirs, at));
         Decided { record: keep.then_some(self.record), transition, turned_away: false }
     }
 }
 
+/// The edge of a statement that comes now. One that has ended already never counted: its end is no event of its own.
+fn stored(statement: &Verified, side: Side, now: UnixMillis) -> Edge {
+    let edge = Edge::new(statement, now);
+    Edge { expired: edge.has_ended(side, now), ..edge }
+}
+
+/// The state of a peer without record.
+pub(crate) fn absent(moment: &Moment<'_>) -> TrustState {
+    if moment.denied { TrustState::Blocked } else { TrustState::Unknown }
+}
+
+/// A second look at what the exchange has checked: a statement of other parties would be stored at the wrong place.
+fn between(statement: Option<&Verified>, issuer: PeerId, subject: PeerId) -> Option<&Verified> {
+    statement.filter(|shown| {
+        let said = &shown.signed().statement;
+        said.issuer == issuer && said.subject == subject && issuer != subject
+    })
+}
+
 /// What the peer showed us in an exchange: its own edge, perhaps one of ours, and which of ours it holds.
 pub fn merge(record: Option<&TrustRecord>, shown: &Shown, admittance: &Admittance, moment: &Moment<'_>) -> Decided {
+    let (me, peer, now) = (moment.key.peer_id(), moment.peer, moment.now);
     let mut change = Change::of(record, moment);
-    let mut cause = (Cause::TheyGranted, Actor::Peer);
-    if merge_ours(&mut change.record, shown.ours.as_ref(), moment.now) {
-        cause = (Cause::Restored, Actor::Peer);
-    }
+    let restored = merge_ours(&mut change.record, between(shown.ours.as_ref(), me, peer), now);
+    let mut cause = (if restored { Cause::Restored } else { Cause::TheyGranted }, Actor::Peer);
     if shown.holds.is_some() && shown.holds == change.record.ours.as_ref().map(Edge::held) {
         change.record.delivered = shown.holds;
     }
-    let known = record.is_some_and(|record| record.theirs.is_some());
-    if let Some(theirs) = &shown.theirs {
-        let is_revoke = theirs.terms().kind == Kind::Revoke;
-        let blocked = change.before == TrustState::Blocked;
-        let listens = if is_revoke { known || (!blocked && record.is_some()) } else { !blocked };
-        if listens && merge_theirs(&mut change.record, theirs, moment.now) {
-            cause = (if is_revoke { Cause::TheyRevoked } else { Cause::TheyGranted }, Actor::Peer);
+    let mut news = false;
+    if let Some(theirs) = between(shown.theirs.as_ref(), peer, me).filter(|theirs| listens(&change, theirs)) {
+        news = merge_theirs(&mut change.record, theirs, now);
+        if news && !restored && theirs.terms().kind == Kind::Revoke {
+            cause.0 = Cause::TheyRevoked;
         }
     }
     if let Some(rule) = admittance.rule.filter(|_| waits_for_a_rule(&change.record, moment)) {
@@ -145,13 +175,25 @@ pub fn merge(record: Option<&TrustRecord>, shown: &Shown, admittance: &Admittanc
         change.record.rule = Some(rule);
         cause = (Cause::Granted, Actor::Rule(rule));
     }
-    if change.record.state(moment.denied, moment.now) == TrustState::Pending {
-        if record.is_none() && !admittance.may_pend {
-            return Decided { record: None, transition: None, turned_away: true };
+    if news && change.record.state(moment.denied, now) == TrustState::Pending {
+        if change.record.is_strangers() && !admittance.may_pend {
+            return Decided { turned_away: true, ..Decided::unchanged(record) };
         }
-        note_request(&mut change.record, record, admittance.source, moment.now);
+        let first = Request { received_at: now, source: admittance.source, count: 0 };
+        let request = change.record.request.get_or_insert(first);
+        request.count = request.count.saturating_add(1);
     }
     change.finish(cause.0, cause.1)
+}
+
+/// Whether a statement of the peer is heard at all: a stranger's revoke is not worth a record, and from a blocked peer
+/// only a revoke of what is known counts.
+fn listens(change: &Change<'_>, theirs: &Verified) -> bool {
+    let blocked = change.before == TrustState::Blocked;
+    match theirs.terms().kind {
+        Kind::Grant => !blocked,
+        Kind::Revoke => change.record.theirs.is_some() || (!blocked && !change.record.is_strangers()),
+    }
 }
 
 /// A statement of our own that a peer proved: we were restored from an old backup. True when a revoke came back.
@@ -160,7 +202,7 @@ fn merge_ours(record: &mut TrustRecord, shown: Option<&Verified>, now: UnixMilli
         return false;
     };
     if shown.terms().kind == Kind::Revoke {
-        record.ours = Some(Edge::new(shown, now));
+        record.ours = Some(stored(shown, Side::Ours, now));
         record.delivered = None;
         record.rule = None;
         return true;
@@ -171,31 +213,28 @@ fn merge_ours(record: &mut TrustRecord, shown: Option<&Verified>, now: UnixMilli
 
 /// The peer's own statement. True when its edge changed.
 fn merge_theirs(record: &mut TrustRecord, shown: &Verified, now: UnixMillis) -> bool {
-    if let Some(theirs) = &record.theirs {
+    let mut edge = stored(shown, Side::Theirs, now);
+    if let Some(theirs) = &mut record.theirs {
         let (stored, new) = (theirs.rank(), shown.rank());
         if stored.is_equivocation(&new) {
-            record.equivocations = record.equivocations.saturating_add(1);
+            // Once for each number, so that repeating it changes nothing.
+            if !theirs.equivocal {
+                record.equivocations = record.equivocations.saturating_add(1);
+            }
+            theirs.equivocal = true;
+            edge.equivocal = true;
         }
         if new <= stored {
             return false;
         }
     }
-    record.theirs = Some(Edge::new(shown, now));
+    record.theirs = Some(edge);
     true
 }
 
 /// A rule may grant only where we have said nothing at all, also not what a peer has proven.
 fn waits_for_a_rule(record: &TrustRecord, moment: &Moment<'_>) -> bool {
     record.ours.is_none() && record.proven == 0 && record.state(moment.denied, moment.now) == TrustState::Pending
-}
-
-fn note_request(record: &mut TrustRecord, before: Option<&TrustRecord>, source: Option<Address>, now: UnixMillis) {
-    let new = before.and_then(|record| record.theirs.as_ref()).map(|edge| edge.digest)
-        != record.theirs.as_ref().map(|edge| edge.digest);
-    let request = record.request.get_or_insert(Request { received_at: now, source, count: 0 });
-    if new {
-        request.count = request.count.saturating_add(1);
-    }
 }
 
 /// What the operator wants granted.
@@ -240,17 +279,17 @@ pub fn trust(record: Option<&TrustRecord>, grant: &Grant, moment: &Moment<'_>) -
     if grant.alias.is_some() {
         change.record.alias = grant.alias.clone();
     }
+    let expires_at = grant.for_ms.map(|ms| moment.now.plus(ms));
     let stands = change.record.rule.is_none()
-        && grant.for_ms.is_none()
         && change.record.ours.as_ref().is_some_and(|ours| {
             ours.is_grant_at(Side::Ours, moment.now)
-                && ours.terms.expires_at.is_none()
+                && ours.terms.expires_at == expires_at
                 && ours.terms.note == grant.note
                 && ours.terms.scope == grant.scope
         });
     if !stands {
         let mut terms = change.terms(Kind::Grant, grant.note.clone());
-        terms.expires_at = grant.for_ms.map(|ms| moment.now.plus(ms));
+        terms.expires_at = expires_at;
         terms.scope = grant.scope.clone();
         change.says(terms);
         change.record.rule = None;
@@ -314,11 +353,19 @@ pub fn expire(record: &TrustRecord, pending_since: UnixMillis, moment: &Moment<'
             edge.expired = true;
         }
     }
-    let waited_too_long = record.request.is_some_and(|request| request.received_at < pending_since);
-    if waited_too_long && change.record.is_strangers() {
+    if change.record.is_strangers() && record.waits_since() < pending_since {
         change.record.theirs = None;
     }
     change.finish(Cause::Expired, Actor::Clock)
+}
+
+/// A stranger's request makes room for another one. Nothing else is ever evicted.
+pub fn evict(record: Option<&TrustRecord>, moment: &Moment<'_>) -> Decided {
+    let mut change = Change::of(record, moment);
+    if change.record.is_strangers() {
+        change.record.theirs = None;
+    }
+    change.finish(Cause::Evicted, Actor::Caps)
 }
 
 /// Which statement of ours the peer has made durable, by its receipt. `None` when that is no news.
@@ -337,6 +384,29 @@ pub struct Showing {
     pub address: Option<SignedAddressRecord>,
 }
 
+/// What we say when we open an exchange. A grant of ours that has ended is not offered: whoever stores it for the first
+/// time would count its life from then.
+pub fn offer(record: Option<&TrustRecord>, showing: &Showing, moment: &Moment<'_>) -> Offer {
+    let me = moment.key.peer_id();
+    let ours = record.and_then(|record| record.ours.as_ref());
+    let theirs = record.and_then(|record| record.theirs.as_ref());
+    Offer {
+        statement: ours.filter(|ours| worth_saying(ours, moment)).map(|ours| signed(ours, me, moment.peer)),
+        yours: theirs.map(|theirs| signed(theirs, moment.peer, me)),
+        incarnation: showing.incarnation,
+        address: showing.address.clone(),
+        extensions: Extensions::default(),
+    }
+}
+
+fn worth_saying(ours: &Edge, moment: &Moment<'_>) -> bool {
+    !ours.has_ended(Side::Ours, moment.now)
+}
+
+fn signed(edge: &Edge, issuer: PeerId, subject: PeerId) -> SignedStatement {
+    SignedStatement { statement: Statement { issuer, subject, terms: edge.terms.clone() }, signature: edge.signature }
+}
+
 /// What to answer a peer, from the record as it is now. `shown` is what it offered.
 pub fn answer(
     record: Option<&TrustRecord>,
@@ -345,9 +415,7 @@ pub fn answer(
     showing: &Showing,
     moment: &Moment<'_>,
 ) -> AnswerTerms {
-    let state = record.map_or(if moment.denied { TrustState::Blocked } else { TrustState::Unknown }, |record| {
-        record.state(moment.denied, moment.now)
-    });
+    let state = record.map_or(absent(moment), |record| record.state(moment.denied, moment.now));
     let disposition = match state {
         TrustState::Trusted => Disposition::Granted,
         TrustState::Pending => Disposition::Pending,
@@ -363,11 +431,12 @@ pub fn answer(
     let me = moment.key.peer_id();
     let news = |ours: &&Edge| shown.ours.as_ref().is_none_or(|held| held.rank() < ours.rank());
     let older = |theirs: &&Edge| shown.theirs.as_ref().is_none_or(|offered| offered.rank() < theirs.rank());
-    let holds_our_grant = record.ours.as_ref().is_some_and(|ours| ours.is_grant_at(Side::Ours, moment.now));
+    let said = record.ours.as_ref().filter(|ours| worth_saying(ours, moment));
+    let holds_our_grant = said.is_some_and(|ours| ours.is_grant_at(Side::Ours, moment.now));
     AnswerTerms {
         holds: record.theirs.as_ref().map(Edge::held),
-        statement: record.ours.as_ref().filter(news).map(|ours| ours.statement(me, moment.peer).signed().clone()),
-        yours: record.theirs.as_ref().filter(older).map(|theirs| theirs.statement(moment.peer, me).signed().clone()),
+        statement: said.filter(news).map(|ours| signed(ours, me, moment.peer)),
+        yours: record.theirs.as_ref().filter(older).map(|theirs| signed(theirs, moment.peer, me)),
         address: showing.address.clone().filter(|_| holds_our_grant),
         ..refused
     }

@@ -15,14 +15,18 @@ use handfast_protocol::{
 use serde::{Deserialize, Serialize};
 
 use crate::authorise::TrustIndex;
+use crate::frame::MAX_RECORD_BYTES;
 use crate::record::{FileKind, Record, RecordFault, Revision};
 
 /// How many transitions a record keeps.
 pub const HISTORY_MAX: usize = 16;
-/// Longest encoded record: two statements with full notes and scopes, an alias, and a full history of 100 bytes each.
-const RECORD_BYTES_MAX: usize = 8 * 1024;
+/// Longest encoded record of this crate. The largest trust record, with two full statements, a full alias and a full
+/// history, takes less than half of it.
+pub(crate) const RECORD_BYTES_MAX: usize = 8 * 1024;
 /// First byte of an encoded record, so that later versions can add fields.
 const RECORD_VERSION: u8 = 1;
+
+const _: () = assert!(RECORD_BYTES_MAX <= MAX_RECORD_BYTES);
 
 /// The winning statement of one side, without the two names, which the place of the record tells.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -37,6 +41,8 @@ pub struct Edge {
     pub stored_at: UnixMillis,
     /// Its end was observed once: a clock that goes back does not revive it.
     pub expired: bool,
+    /// Its issuer has said something else under the same number; counted once in `equivocations`.
+    pub equivocal: bool,
 }
 
 impl Edge {
@@ -48,6 +54,7 @@ impl Edge {
             digest: statement.digest(),
             stored_at: now,
             expired: false,
+            equivocal: false,
         }
     }
 
@@ -188,6 +195,8 @@ pub enum Actor {
     Rule(Rule),
     /// Time passed.
     Clock,
+    /// The bounds on what strangers may make this node keep.
+    Caps,
 }
 
 impl fmt::Display for Actor {
@@ -197,6 +206,7 @@ impl fmt::Display for Actor {
             Actor::Peer => f.write_str("peer"),
             Actor::Rule(rule) => write!(f, "rule:{rule}"),
             Actor::Clock => f.write_str("clock"),
+            Actor::Caps => f.write_str("caps"),
         }
     }
 }
@@ -218,10 +228,12 @@ pub enum Cause {
     TheyGranted,
     /// The peer's revoke came.
     TheyRevoked,
-    /// A grant came to its end.
+    /// A grant came to its end, or a request waited too long.
     Expired,
     /// A peer showed us a newer revoke of our own: we were restored from an old backup.
     Restored,
+    /// An undecided request made room for another one: the caps were full.
+    Evicted,
 }
 
 impl Cause {
@@ -237,6 +249,7 @@ impl Cause {
             Cause::TheyRevoked => "they_revoked",
             Cause::Expired => "expired",
             Cause::Restored => "restored",
+            Cause::Evicted => "evicted",
         }
     }
 }
@@ -297,6 +310,9 @@ pub struct TrustRecord {
     /// The revision in which an edge or the flag last changed; zero for what was read from the file, which is durable.
     #[serde(skip)]
     pub edges_at: Revision,
+    /// The revision in which anything but `delivered` last changed, or zero: what an operator waits for.
+    #[serde(skip)]
+    pub changed_at: Revision,
 }
 
 impl TrustRecord {
@@ -337,6 +353,17 @@ impl TrustRecord {
     /// True for a record that strangers can make us keep: nothing of ours is in it.
     pub fn is_strangers(&self) -> bool {
         self.ours.is_none() && !self.blocked && self.alias.is_none() && self.proven == 0
+    }
+
+    /// Since when the peer waits for a decision.
+    pub fn waits_since(&self) -> UnixMillis {
+        let stored_at = self.theirs.as_ref().map(|edge| edge.stored_at);
+        self.request.map(|request| request.received_at).or(stored_at).unwrap_or_default()
+    }
+
+    /// True when a grant has come to its end and nobody has noted it yet.
+    pub fn has_unmarked_end(&self, now: UnixMillis) -> bool {
+        self.ends_at().is_some_and(|end| end <= now)
     }
 
     /// When the first grant of the two ends that has not been marked as expired.
