@@ -1,7 +1,8 @@
 //! Where peers were found: addresses and when they were last seen. Losing it is safe; it is written lazily.
 //!
-//! Invariants (BOUND): [`DIAL_ADDRESSES_MAX`] addresses a peer in all. What an operator typed and what the peer signed
-//! are never displaced by an address that was merely observed.
+//! Invariants (BOUND): [`ADDRESSES_MAX`] signed addresses, one that was observed, and one text of
+//! [`TYPED_BYTES_MAX`] a peer; [`DIAL_ADDRESSES_MAX`] of them for one dial. What an operator typed and what the peer
+//! signed are never displaced by an address that was merely observed.
 
 use handfast_protocol::limits::ADDRESSES_MAX;
 use handfast_protocol::{Address, PeerId, SignedAddressRecord, UnixMillis};
@@ -15,12 +16,15 @@ use crate::trust_record::{decode_peer, decode_versioned, encode_versioned};
 /// Addresses that one dial attempt may use.
 pub const DIAL_ADDRESSES_MAX: usize = 4;
 
+/// Longest text that an operator may type for an address: a DNS name (RFC 1035, section 2.3.4), a colon, a port.
+pub const TYPED_BYTES_MAX: usize = 255 + 1 + 5;
+
 /// What is known of where a peer is.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct PeerRecord {
     /// What the operator typed, as typed: `HOST:PORT`. Resolved again at each dial.
     pub typed: Option<String>,
-    /// What the peer says of itself: addresses, number, end.
+    /// Where the peer says that it can be reached, best first.
     pub signed: Vec<Address>,
     /// Number of the signed record; greater replaces.
     pub signed_epoch: u64,
@@ -76,12 +80,18 @@ impl PeerRecord {
     }
 }
 
-/// Changes what is known of where `peer` is. Written within a second, whatever else happens.
+/// Changes what is known of where `peer` is. Written within a second, whatever else happens. `change` runs under the
+/// store's lock, so that two changes at once are both kept: it must be short. A typed text that is too long is not taken.
 pub fn update(store: &Store<PeerRecord>, peer: PeerId, change: impl FnOnce(&mut PeerRecord)) {
-    let mut record = store.read(|table| table.get(&peer).cloned()).map_or_else(PeerRecord::default, |r| (*r).clone());
-    let before = record.clone();
-    change(&mut record);
-    if record != before {
-        store.write(|table| table.put(peer, record, Urgency::Lazy));
-    }
+    store.write(|table| {
+        let before = table.get(&peer).map_or_else(PeerRecord::default, |record| PeerRecord::clone(record));
+        let mut record = before.clone();
+        change(&mut record);
+        if record.typed.as_ref().is_some_and(|typed| typed.len() > TYPED_BYTES_MAX) {
+            record.typed.clone_from(&before.typed);
+        }
+        if record != before {
+            table.put(peer, record, Urgency::Lazy);
+        }
+    });
 }

@@ -16,7 +16,7 @@ use crate::record::{FileKind, Record, RecordFault, Revision};
 use crate::signals::Durable;
 use crate::store::Store;
 use crate::sync::Lock;
-use crate::table::Urgency;
+use crate::table::{Table, Urgency};
 use crate::trust_record::{decode_versioned, encode_versioned};
 
 /// Closed sessions that are kept.
@@ -134,6 +134,10 @@ impl SessionRecord {
         PeerId::from_stored(self.peer)
     }
 
+    fn closed(&self, reason: EndReason, at: UnixMillis) -> SessionRecord {
+        SessionRecord { state: SessionState::Closed { reason, at }, ..self.clone() }
+    }
+
     /// True until it ends.
     pub fn is_active(&self) -> bool {
         self.state == SessionState::Active
@@ -179,21 +183,32 @@ impl Sessions {
         for (id, record) in store.walk().flatten() {
             match record.state {
                 SessionState::Closed { at, .. } => closed.push((at, id)),
-                SessionState::Active if record.incarnation != incarnation => orphans.push(id),
+                SessionState::Active if record.incarnation != incarnation => {
+                    orphans.push((id, Arc::new(record.closed(EndReason::Orphaned, now))));
+                }
                 SessionState::Active => {}
             }
         }
         closed.sort_unstable();
-        let sessions =
-            Sessions { store, incarnation, closed: Lock::new(closed.into_iter().map(|(_, id)| id).collect()) };
-        let mut revision = sessions.store.revision();
-        for id in &orphans {
-            revision = sessions.end(*id, EndReason::Orphaned, now);
-        }
-        (sessions, orphans.len(), revision)
+        let mut closed: VecDeque<SessionId> = closed.into_iter().map(|(_, id)| id).collect();
+        closed.extend(orphans.iter().map(|(id, _)| *id));
+        let surplus = closed.len().saturating_sub(CLOSED_MAX);
+        let surplus: Vec<SessionId> = closed.drain(..surplus).collect();
+        let count = orphans.len();
+        // One hold and one batch for all of them, which are as many as a node has connections. Nobody else has the
+        // store yet, and whoever starts the node waits for this.
+        let ((), revision) = store.write(|table| {
+            for (id, record) in orphans {
+                table.put_shared(id, record, Urgency::Critical);
+            }
+            for id in surplus {
+                table.remove(&id, Urgency::Critical);
+            }
+        });
+        (Sessions { store, incarnation, closed: Lock::new(closed) }, count, revision)
     }
 
-    /// Records that a session began.
+    /// Records that a session began, unless something is recorded of it already.
     pub fn begin(&self, id: SessionId, peer: PeerId, role: Role, remote: Address, now: UnixMillis) -> Revision {
         let record = SessionRecord {
             peer: *peer.as_bytes(),
@@ -203,7 +218,13 @@ impl Sessions {
             incarnation: self.incarnation,
             state: SessionState::Active,
         };
-        self.store.write(|table| table.put(id, record, Urgency::Lazy)).1
+        let record = Arc::new(record);
+        let begin = |table: &mut Table<SessionRecord>| {
+            if table.get(&id).is_none() {
+                table.put_shared(id, record, Urgency::Lazy);
+            }
+        };
+        self.store.write(begin).1
     }
 
     /// Records that a session ended, unless its end is recorded already.
@@ -212,8 +233,7 @@ impl Sessions {
             let Some(record) = table.get(&id).filter(|record| record.is_active()) else {
                 return false;
             };
-            let record =
-                SessionRecord { state: SessionState::Closed { reason, at: now }, ..SessionRecord::clone(record) };
+            let record = record.closed(reason, now);
             table.put(id, record, Urgency::Lazy);
             true
         });

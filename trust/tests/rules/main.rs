@@ -10,6 +10,7 @@ mod expiry;
 mod operator;
 mod permutations;
 mod records;
+mod sessions;
 mod states;
 mod support;
 mod walk;
