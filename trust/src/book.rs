@@ -1,4 +1,4 @@
-//! The trust store with its rules: every change of a trust record goes through [`Book::update`].
+//! The trust store with its rules: every change of a trust record goes through `Book::update`.
 //!
 //! A change is prepared outside the lock, from a copy-on-write snapshot of the one record (signing takes 15 us, the
 //! lock is held for one). Inside the lock it is stored only if the record is still that snapshot and the caps still

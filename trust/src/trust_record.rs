@@ -3,6 +3,9 @@
 //! Invariants: an [`Edge`] is a statement that was verified before it was stored. A revoke never expires. Only the
 //! functions of `rules` change a record; what they cannot express cannot happen.
 //!
+//! Sizes (tests pin them): in memory 616 bytes and 88 for each transition, beside notes and scopes; on the disk 432
+//! bytes for two plain grants and what led to them, 3,537 at most.
+//!
 //! Not here: what may change (`rules`), under which lock (`book`), who may pass (`authorise`).
 
 use std::fmt;
@@ -377,6 +380,8 @@ impl TrustRecord {
         if self.history.len() >= HISTORY_MAX {
             self.history.drain(..=self.history.len() - HISTORY_MAX);
         }
+        // A record is copied for each change and then kept: no room for more than it holds.
+        self.history.reserve_exact(1);
         self.history.push(transition);
     }
 }
