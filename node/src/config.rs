@@ -102,6 +102,10 @@ settings! {
     pending_per_source: u64 = 64, "limits.pending_per_source", Rule::range(1, 1_000_000);
     /// New ones in a second, in all: each costs an fsync.
     pending_new_per_second: u64 = 10, "limits.pending_new_per_second", Rule::range(1, 100_000);
+    /// Handshakes that one IPv4 address, or one IPv6 /64, may begin in a second; twice as many at once.
+    handshakes_per_address: u64 = 50, "limits.handshakes_per_address", Rule::range(1, 1_000_000);
+    /// The same for one IPv4 /24, or one IPv6 /48.
+    handshakes_per_prefix: u64 = 200, "limits.handshakes_per_prefix", Rule::range(1, 1_000_000);
     /// Seconds without a packet after which a connection is lost.
     idle_timeout_s: u64 = 30, "limits.idle_timeout_s", Rule::range(3, 600);
     /// Seconds without a packet after which one is sent; less than half of the idle time, so that one may get lost.

@@ -8,7 +8,6 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -24,6 +23,7 @@ use handfast_trust::{
     Store, Updated,
 };
 
+use crate::admission::{Admission, Rates};
 use crate::clock::{MonotonicClock, unix_now};
 use crate::config::Config;
 use crate::driver::{self, Exchanged};
@@ -99,8 +99,7 @@ pub struct Engine {
     pub clock: Arc<MonotonicClock>,
     pub health: HealthCell,
     pub outbox: OutboxBell,
-    /// Connections whose peer is not known yet.
-    pub half_open: AtomicU64,
+    pub admission: Arc<Admission>,
     key: SecretKey,
     own_address: Mutex<Option<(UnixMillis, SignedAddressRecord)>>,
     flights: Mutex<HashMap<PeerId, Arc<tokio::sync::Mutex<()>>>>,
@@ -124,6 +123,8 @@ pub struct Parts {
 
 impl Engine {
     pub fn new(parts: Parts) -> Engine {
+        let rates =
+            Rates { per_address: parts.config.handshakes_per_address, per_prefix: parts.config.handshakes_per_prefix };
         let registry = Arc::new(Registry::new(parts.book.me(), parts.sessions.clone(), parts.events.clone()));
         Engine {
             registry,
@@ -138,7 +139,7 @@ impl Engine {
             clock: parts.clock,
             health: parts.health,
             outbox: parts.outbox,
-            half_open: AtomicU64::new(0),
+            admission: Arc::new(Admission::new(rates)),
             key: parts.key,
             own_address: Mutex::default(),
             flights: Mutex::default(),
@@ -238,6 +239,8 @@ impl Engine {
             && trusted()
             && let Ok(id) = entropy::bytes().map(SessionId)
         {
+            let ip = link.connection.remote_address().ip();
+            self.admission.befriend(link.peer, ip, self.clock.now().0);
             let promotion = self.registry.promote(link, incarnation, id);
             // Registered before trust is checked again: a revoke in between either found the session and cut it, or
             // is seen here.
@@ -379,20 +382,5 @@ impl Engine {
                 link.retire(CloseCode::Done);
             }
         }
-    }
-
-    /// Counts a connection whose peer is not known yet, until the guard drops.
-    pub fn half_open(self: &Arc<Engine>) -> HalfOpen {
-        self.half_open.fetch_add(1, Ordering::Relaxed);
-        HalfOpen(self.clone())
-    }
-}
-
-/// One connection whose peer is not known yet.
-pub struct HalfOpen(Arc<Engine>);
-
-impl Drop for HalfOpen {
-    fn drop(&mut self) {
-        self.0.half_open.fetch_sub(1, Ordering::Relaxed);
     }
 }

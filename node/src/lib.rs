@@ -1,6 +1,7 @@
 //! The handfast node: QUIC, sessions, outbox, control API and command line around the trust and record core.
 //! The only crate that reads clocks and opens sockets.
 
+pub mod admission;
 pub mod cli;
 pub mod clock;
 pub mod commands;

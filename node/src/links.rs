@@ -15,6 +15,7 @@ use handfast_trust::{Direction, EndReason, Purpose, Role};
 use quinn::{RecvStream, SendStream, VarInt};
 use tokio::time::{Instant, MissedTickBehavior, timeout};
 
+use crate::admission::{Arrival, Slot, Verdict};
 use crate::clock::unix_now;
 use crate::driver::{self, read_frame_in_time, refuse};
 use crate::engine::Engine;
@@ -36,24 +37,39 @@ const CONNECTIONS_MAX: u64 = 50_000;
 /// Takes connections until the transport closes.
 pub async fn accept(engine: Arc<Engine>) {
     while let Some(incoming) = engine.transport.accept().await {
-        if engine.registry.counts().1 >= CONNECTIONS_MAX {
-            incoming.refuse();
-            continue;
-        }
-        let half_open = engine.half_open();
-        let engine = engine.clone();
-        tokio::spawn(async move {
-            let connection = match incoming.accept() {
-                Ok(connecting) => timeout(TLS_DEADLINE, connecting).await,
-                Err(error) => Ok(Err(error)),
-            };
-            drop(half_open);
-            match connection {
-                Ok(Ok(connection)) => admit(&engine, connection),
-                Ok(Err(error)) => tracing::debug!(%error, "handshake failed"),
-                Err(_) => tracing::debug!("handshake timed out"),
+        let arrival = Arrival { remote: incoming.remote_address(), is_validated: incoming.remote_address_validated() };
+        let is_trusted =
+            |peer: &PeerId| engine.book.authorise(peer, Purpose::Session, Direction::Inbound, unix_now()).is_ok();
+        let verdict = if engine.registry.counts().1 >= CONNECTIONS_MAX {
+            Verdict::Refuse
+        } else {
+            engine.admission.judge(arrival, engine.clock.now().0, is_trusted)
+        };
+        match verdict {
+            Verdict::Accept(slot) => drop(tokio::spawn(handshake(engine.clone(), incoming, slot))),
+            Verdict::Retry => {
+                // Refused only for an address that is proven already, and then it needs no Retry.
+                if let Err(proven) = incoming.retry() {
+                    proven.into_incoming().refuse();
+                }
             }
-        });
+            Verdict::Refuse => incoming.refuse(),
+            Verdict::Ignore => incoming.ignore(),
+        }
+    }
+}
+
+/// TLS, paid for by the slot.
+async fn handshake(engine: Arc<Engine>, incoming: quinn::Incoming, slot: Slot) {
+    let connection = match incoming.accept() {
+        Ok(connecting) => timeout(TLS_DEADLINE, connecting).await,
+        Err(error) => Ok(Err(error)),
+    };
+    drop(slot);
+    match connection {
+        Ok(Ok(connection)) => admit(&engine, connection),
+        Ok(Err(error)) => tracing::debug!(%error, "handshake failed"),
+        Err(_) => tracing::debug!("handshake timed out"),
     }
 }
 

@@ -360,7 +360,7 @@ impl Operator {
         }
         if let Some(live) = self.live() {
             counts.sessions = live.engine.registry.counts().0;
-            counts.half_open = live.engine.half_open.load(std::sync::atomic::Ordering::Relaxed);
+            counts.half_open = u64::from(live.engine.admission.half_open());
         }
         counts
     }
