@@ -56,6 +56,8 @@ struct Life {
     model: Records,
     history: HashMap<Revision, Records>,
     acknowledged: Revision,
+    /// As it was last seen in this run; it may be less than what an earlier run had promised.
+    durable: Revision,
     lived: Lived,
 }
 
@@ -79,6 +81,7 @@ impl Life {
             model: Records::new(),
             history: HashMap::new(),
             acknowledged: Revision::ZERO,
+            durable: Revision::ZERO,
             lived: Lived::default(),
         };
         life.remember();
@@ -90,7 +93,6 @@ impl Life {
     }
 
     fn act(&mut self) {
-        if std::env::var_os("TRACE").is_some() { eprintln!("{} rev {} dur {} trace {:?}", self.disk.operations(), self.rig.store.revision(), self.acknowledged, self.disk.trace().iter().rev().take(14).rev().collect::<Vec<_>>()); }
         match self.draw.below(100) {
             0..45 => self.change(),
             45..75 => self.step(),
@@ -124,9 +126,10 @@ impl Life {
         self.rig.step();
         self.lived.checkpoints += self.rig.drainer.health().snapshot().checkpoints - before;
         let durable = self.rig.store.durable().current();
-        assert!(durable >= self.acknowledged, "seed {}: the durable revision goes back", self.seed);
+        assert!(durable >= self.durable, "seed {}: the durable revision goes back", self.seed);
         assert!(durable <= self.rig.store.revision());
-        self.acknowledged = durable;
+        self.durable = durable;
+        self.acknowledged = self.acknowledged.max(durable);
     }
 
     fn faults(&mut self) {
@@ -179,7 +182,9 @@ impl Life {
         assert_eq!(self.history.get(&found), Some(&self.model), "seed {}: after {why} at {found}", self.seed);
         // Revisions that were lost are used anew.
         self.history.retain(|revision, _| *revision <= found);
-        self.acknowledged = found;
+        self.durable = self.rig.store.durable().current();
+        assert!(self.durable <= found);
+        self.acknowledged = self.acknowledged.max(self.durable);
     }
 
     fn records(&self) -> Records {

@@ -20,7 +20,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::error::DiskError;
-use crate::floor::Floor;
+use crate::floor::{Floor, is_at_rest};
 use crate::health::{HealthCell, StorageHealth};
 use crate::lane::{Lane, Log};
 use crate::medium::{Clock, Medium, Monotonic};
@@ -73,6 +73,7 @@ pub(crate) struct Context<'a, M> {
     pub(crate) medium: &'a mut M,
     pub(crate) site: &'a Site,
     pub(crate) health: &'a HealthCell,
+    pub(crate) floor: &'a mut FloorKeeper,
     pub(crate) now: Monotonic,
     pub(crate) stopping: bool,
 }
@@ -107,11 +108,12 @@ impl StopSwitch {
 impl<M: Medium> Drainer<M> {
     /// A drainer without stores. `floor` is what the floor file says.
     #[must_use]
-    pub fn new(medium: M, site: &Site, floor: Floor) -> Self {
+    pub fn new(mut medium: M, site: &Site, floor: Floor) -> Self {
+        let at_rest = is_at_rest(&mut medium, site.owner());
         Self {
             medium,
             lanes: Vec::new(),
-            floor: FloorKeeper::new(floor),
+            floor: FloorKeeper::new(floor, at_rest),
             health: HealthCell::default(),
             stop: StopSwitch { stop: Arc::new(AtomicBool::new(false)), bell: site.bell().clone() },
             site: site.clone(),
@@ -163,7 +165,14 @@ impl<M: Medium> Drainer<M> {
         // Before anything is looked at: a change after this rings again.
         self.site.bell().clear();
         let stopping = self.stop.stop.load(Ordering::Acquire);
-        let mut context = Context { medium: &mut self.medium, site: &self.site, health: &self.health, now, stopping };
+        let mut context = Context {
+            medium: &mut self.medium,
+            site: &self.site,
+            health: &self.health,
+            floor: &mut self.floor,
+            now,
+            stopping,
+        };
         let mut next = Next::Idle;
         for lane in &mut self.lanes {
             next = next.min(lane.step(&mut context));
@@ -188,13 +197,20 @@ impl<M: Medium> Drainer<M> {
     }
 
     fn end(&mut self, now: Monotonic) -> Next {
-        let mut context =
-            Context { medium: &mut self.medium, site: &self.site, health: &self.health, now, stopping: true };
+        let mut context = Context {
+            medium: &mut self.medium,
+            site: &self.site,
+            health: &self.health,
+            floor: &mut self.floor,
+            now,
+            stopping: true,
+        };
         for lane in &mut self.lanes {
             self.report.unsaved.extend(lane.end(&mut context));
         }
+        let settled = self.lanes.iter().all(|lane| lane.is_settled());
         let floor = self.durable_floor();
-        self.report.floor_error = self.floor.write(&mut self.medium, &self.site, floor).err();
+        self.report.floor_error = self.floor.end(&mut self.medium, &self.site, floor, settled).err();
         self.ended = true;
         Next::Stopped
     }
@@ -209,15 +225,28 @@ impl<M: Medium> Drainer<M> {
 }
 
 /// Keeps the floor file close behind.
-struct FloorKeeper {
+pub(crate) struct FloorKeeper {
     written: Floor,
+    /// As the file says; `None` if there was none.
+    at_rest: Option<bool>,
     due: Option<Monotonic>,
     backoff: Backoff,
 }
 
 impl FloorKeeper {
-    const fn new(written: Floor) -> Self {
-        Self { written, due: None, backoff: Backoff::new(RetryPolicy::DISK) }
+    const fn new(written: Floor, at_rest: Option<bool>) -> Self {
+        Self { written, at_rest, due: None, backoff: Backoff::new(RetryPolicy::DISK) }
+    }
+
+    /// A file is about to be replaced, which its revision does not show.
+    pub(crate) fn in_use<M: Medium>(&mut self, medium: &mut M, site: &Site) -> Result<(), DiskError> {
+        if self.at_rest == Some(true) { self.write(medium, site, self.written, false) } else { Ok(()) }
+    }
+
+    /// The drainer ends, with or without everything saved.
+    fn end<M: Medium>(&mut self, medium: &mut M, site: &Site, floor: Floor, settled: bool) -> Result<(), DiskError> {
+        let mark = self.at_rest.is_some_and(|at_rest| at_rest != settled);
+        if floor != self.written || mark { self.write(medium, site, floor, settled) } else { Ok(()) }
     }
 
     fn step<M: Medium>(
@@ -236,7 +265,7 @@ impl FloorKeeper {
         if now < due {
             return Next::At(due);
         }
-        match self.write(medium, site, floor) {
+        match self.write(medium, site, floor, false) {
             Ok(()) => {
                 self.backoff.succeeded();
                 self.due = None;
@@ -256,11 +285,12 @@ impl FloorKeeper {
         }
     }
 
-    fn write<M: Medium>(&mut self, medium: &mut M, site: &Site, floor: Floor) -> Result<(), DiskError> {
-        if floor != self.written {
-            floor.write(medium, site.owner())?;
-            self.written = floor;
-        }
+    fn write<M: Medium>(&mut self, medium: &mut M, site: &Site, floor: Floor, at_rest: bool) -> Result<(), DiskError> {
+        // Until it is known to be written, it may be either.
+        self.at_rest = self.at_rest.map(|_| !at_rest);
+        floor.write_marked(medium, site.owner(), at_rest)?;
+        self.written = floor;
+        self.at_rest = Some(at_rest);
         Ok(())
     }
 }

@@ -35,6 +35,8 @@ const OUTGROWN_FACTOR: u64 = 2;
 pub(crate) trait Lane<M: Medium>: Send {
     fn kind(&self) -> FileKind;
     fn durable(&self) -> Revision;
+    /// Whether its file can be believed as it is.
+    fn is_settled(&self) -> bool;
     /// A checkpoint is made whether or not the log is outgrown.
     fn want_checkpoint(&mut self);
     fn step(&mut self, context: &mut Context<'_, M>) -> Next;
@@ -223,6 +225,7 @@ impl<R: Record, M: Medium> Log<R, M> {
     fn checkpoint_step(&mut self, context: &mut Context<'_, M>, busy: bool) -> Result<Next, DiskError> {
         let Some(checkpoint) = &mut self.checkpoint else {
             let old = Predecessor { revision: self.publisher.current(), chain: *self.file.chain() };
+            context.floor.in_use(context.medium, context.site)?;
             self.checkpoint = Some(Checkpoint::begin(context.medium, context.site, &old, &self.store)?);
             if let (false, Some(pending)) = (self.file.is_appendable(), &mut self.pending) {
                 pending.changes = Vec::new();
@@ -272,6 +275,10 @@ impl<R: Record, M: Medium> Lane<M> for Log<R, M> {
 
     fn durable(&self) -> Revision {
         self.publisher.current()
+    }
+
+    fn is_settled(&self) -> bool {
+        self.file.is_appendable() && self.publisher.current() == self.store.revision()
     }
 
     fn want_checkpoint(&mut self) {

@@ -223,7 +223,8 @@ impl<const LATE: bool> Record for Trusted<LATE> {
 }
 
 fn revoked_is_refused<const LATE: bool>() {
-    let (store, _publisher) = Store::new(Table::<Trusted<LATE>>::new(1), Bell::new(), Arc::new(Hurry::default()));
+    let (store, _publisher) =
+        Store::new(Table::<Trusted<LATE>>::new(1), Revision::ZERO, Bell::new(), Arc::new(Hurry::default()));
     store.write(|table| table.put(1, Trusted, Urgency::Critical));
     store.index().0.store(true, Ordering::Release);
     let reader = {
@@ -301,7 +302,8 @@ fn drain(parts: &Parts, mistake: Mistake) {
 
 fn mistaken(mistake: Mistake) {
     let bell = Bell::new();
-    let (store, publisher) = Store::new(Table::<Peer>::new(1), bell.clone(), Arc::new(Hurry::default()));
+    let (store, publisher) =
+        Store::new(Table::<Peer>::new(1), Revision::ZERO, bell.clone(), Arc::new(Hurry::default()));
     let written = Arc::new(PlainU64::new(0));
     let stop = Arc::new(AtomicBool::new(false));
     let parts = Parts {

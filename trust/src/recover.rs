@@ -9,14 +9,16 @@
 //! a time, so that a later frame proves that this one had been acknowledged. All else is damage. What remains must
 //! reach the floor.
 //!
-//! Disk steps of opening: none, unless a tail is torn; then truncate and fsync (crash: the same torn tail, or none).
+//! Disk steps of opening: truncate a torn tail; fsync the file and the directory, since a process that was killed may
+//! not have come to it (crash: the same torn tail, or none). If the floor does not vouch for the whole file, nothing:
+//! the file is closed to appends, only the floor counts as durable, and the drainer's first work is a checkpoint.
 //! Creating: write a temporary file, fsync, link it to its name without replacing, fsync the directory (crash: a
 //! temporary file, or the store).
 //!
 //! Not here: `store recover`'s choice of what to keep (the node makes it, from [`salvage`](crate::salvage)).
 
 use crate::error::{DamageFault, DiskError, DiskErrorKind, StoreError};
-use crate::floor::Floor;
+use crate::floor::{Floor, is_at_rest};
 use crate::frame::{
     DIGEST_BYTES, Digest, FILE_HEADER_BYTES, FRAME_HEADER_BYTES, FRAME_MAGIC, FRAME_OVERHEAD_BYTES, FileHeader,
     FrameHeader, FrameKind, MAX_PAYLOAD_BYTES, Payload, RawChange, frame_digest, split_change, split_complete,
@@ -82,7 +84,7 @@ pub fn create_at<R: Record, M: Medium>(
         create_file(medium, site, R::KIND, revision).map_err(|error| StoreError::io(R::KIND.file_name(), error))?;
     let mut table = Table::new(site.table_seed());
     table.replayed(revision);
-    Ok(opened(table, log, site, 0))
+    Ok(opened(table, revision, log, site, 0))
 }
 
 /// Opens a store whose file must be there, and must reach the floor.
@@ -95,15 +97,26 @@ pub fn open<R: Record, M: Medium>(medium: &mut M, site: &Site, floor: &Floor) ->
     let mut table = Table::<R>::new(0);
     let replayed = replay(&mut file, R::KIND, Some(site.owner()), &mut table)?;
     replayed.check_floor(R::KIND, floor)?;
-    let mut length = replayed.length;
     if replayed.torn_bytes > 0 {
-        cut(&mut file, replayed.end).map_err(|error| StoreError::io(name, error))?;
-        tracing::warn!(file = name, bytes = replayed.torn_bytes, offset = replayed.end, "torn append cut off");
-        length = replayed.end;
+        tracing::warn!(file = name, bytes = replayed.torn_bytes, offset = replayed.end, "torn append found");
     }
     table.replayed(replayed.revision);
-    let log = LogFile::opened(file, replayed.header, (replayed.end, length), replayed.chain, replayed.sizes);
-    Ok(opened(table, log, site, replayed.torn_bytes))
+    // What the floor does not vouch for may be in the page cache only, left by a process whose sync had failed.
+    let known = floor.of(R::KIND);
+    let vouched =
+        !R::KIND.has_floor() || (replayed.revision == known && is_at_rest(medium, site.owner()) == Some(true));
+    let durable = if vouched { replayed.revision } else { known };
+    let mut length = replayed.length;
+    if vouched {
+        settle(medium, &mut file, &replayed).map_err(|error| StoreError::io(name, error))?;
+        length = if replayed.torn_bytes > 0 { replayed.end } else { length };
+    }
+    let mut log = LogFile::opened(file, replayed.header, (replayed.end, length), replayed.chain, replayed.sizes);
+    if !vouched {
+        tracing::info!(file = name, revision = %replayed.revision, %durable, "not stopped cleanly: written anew");
+        log.close();
+    }
+    Ok(opened(table, durable, log, site, replayed.torn_bytes))
 }
 
 /// Opens a store that is safe to lose: made if it is missing, set aside and begun anew if it is damaged.
@@ -127,7 +140,13 @@ pub fn open_or_begin_anew<R: Record, M: Medium>(medium: &mut M, site: &Site) -> 
     Ok(opened)
 }
 
-fn opened<R: Record, M: Medium>(table: Table<R>, file: LogFile<M::File>, site: &Site, torn_bytes: u64) -> Opened<R, M> {
+fn opened<R: Record, M: Medium>(
+    table: Table<R>,
+    durable: Revision,
+    file: LogFile<M::File>,
+    site: &Site,
+    torn_bytes: u64,
+) -> Opened<R, M> {
     let report = RecoveryReport {
         file: R::KIND,
         records: table.len() as u64,
@@ -136,7 +155,7 @@ fn opened<R: Record, M: Medium>(table: Table<R>, file: LogFile<M::File>, site: &
         torn_bytes,
         set_aside: None,
     };
-    let (store, publisher) = Store::new(table, site.bell().clone(), site.clock().clone());
+    let (store, publisher) = Store::new(table, durable, site.bell().clone(), site.clock().clone());
     let log = Log::new(store.clone(), publisher, file);
     Opened { store, log, report }
 }
@@ -184,9 +203,13 @@ pub fn remove_leftovers<M: Medium>(medium: &mut M) -> Result<(), DiskError> {
     remove_leftover(medium, crate::floor::FLOOR_TEMPORARY)
 }
 
-fn cut<F: MediumFile>(file: &mut F, end: u64) -> Result<(), DiskError> {
-    uninterrupted(|| file.truncate(end))?;
-    file.sync()
+/// Makes sure that the disk holds what was read: a process that was killed may not have come to it.
+fn settle<M: Medium>(medium: &mut M, file: &mut M::File, replayed: &Replayed) -> Result<(), DiskError> {
+    if replayed.torn_bytes > 0 {
+        uninterrupted(|| file.truncate(replayed.end))?;
+    }
+    file.sync()?;
+    medium.sync_directory()
 }
 
 /// Takes the changes of a file, in order.

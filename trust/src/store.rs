@@ -44,9 +44,10 @@ impl<R: Record> Clone for Store<R> {
 }
 
 impl<R: Record> Store<R> {
-    pub(crate) fn new(table: Table<R>, bell: Bell, clock: Arc<dyn Clock>) -> (Self, Publisher) {
+    /// A store around a table of which the disk holds everything up to `durable`.
+    pub(crate) fn new(table: Table<R>, durable: Revision, bell: Bell, clock: Arc<dyn Clock>) -> (Self, Publisher) {
         let revision = table.revision();
-        let (durable, publisher) = Durable::new(revision);
+        let (durable, publisher) = Durable::new(durable);
         let shared = Shared {
             index: Arc::clone(table.index()),
             table: Lock::new(table),

@@ -92,6 +92,9 @@ fn a_rename_in_doubt_is_followed_by_another_checkpoint() {
     ] {
         let disk = SimDisk::default();
         let mut rig = Rig::on(&disk);
+        // The floor is in use from the first change on, and need not be written again before a checkpoint.
+        rig.put(0, b"first");
+        rig.settle(FIVE_SECONDS);
         for key in 0..200 {
             rig.put(key % 2, &[5; 40]);
             disk.set_faults(Some(FaultPlan { from: 0, count: u64::MAX, fault, only: Some(op) }));
@@ -186,4 +189,41 @@ fn a_stop_finishes_what_a_failed_sync_has_begun() {
     rig.stop();
     assert_eq!(rig.store.durable().current(), revision);
     assert!(rig.drainer.report().unsaved.is_empty());
+}
+
+#[test]
+fn what_a_dead_process_left_in_the_cache_is_not_promised_until_it_is_written_anew() {
+    let disk = SimDisk::default();
+    let mut rig = Rig::on(&disk);
+    let first = rig.put(1, b"one");
+    rig.settle(FIVE_SECONDS);
+    // The sync fails, the process dies; what it wrote is to be seen, though not on the disk.
+    let second = rig.put(1, b"two");
+    disk.set_faults(fail(DiskOp::Sync, u64::MAX));
+    rig.step();
+    drop(rig);
+    disk.set_faults(None);
+    let mut rig = Rig::open(disk.clone(), 2, SMALL).unwrap();
+    assert_eq!(rig.records(), [(1, b"two".to_vec())]);
+    assert_eq!((rig.store.durable().current(), rig.store.revision()), (first, second));
+    let lost = SimDisk::of(disk.crash_point().image(|_| false), 512);
+    assert_eq!(Rig::open(lost, 3, SMALL).unwrap().records(), [(1, b"one".to_vec())]);
+    // Without any change it becomes durable.
+    rig.settle(FIVE_SECONDS);
+    assert_eq!(rig.store.durable().current(), second);
+    let kept = SimDisk::of(disk.crash_point().image(|_| false), 512);
+    assert_eq!(Rig::open(kept, 3, SMALL).unwrap().records(), [(1, b"two".to_vec())]);
+}
+
+#[test]
+fn a_clean_stop_is_believed() {
+    let disk = SimDisk::default();
+    let mut rig = Rig::on(&disk);
+    let revision = rig.put(1, b"one");
+    rig.stop();
+    drop(rig);
+    let mut rig = Rig::open(disk, 2, SMALL).unwrap();
+    assert_eq!(rig.store.durable().current(), revision);
+    assert_eq!(rig.step(), Next::Idle);
+    assert_eq!(rig.drainer.health().snapshot().checkpoints, 0);
 }
