@@ -481,6 +481,7 @@ async fn wait_until_trusted(live: &Live, peer: &PeerId, wait_ms: u64) -> Result<
             let why = match (fault, state) {
                 (Some(fault), _) => format!("the last attempt to reach it failed: {fault}"),
                 (None, TrustState::Refused) => "it has refused us".to_owned(),
+                (None, _) if live.engine.owes(peer) => "it has not got our request".to_owned(),
                 (None, _) => "it has not decided".to_owned(),
             };
             let message = format!("{} does not trust us yet: {why}.", peer.short());
