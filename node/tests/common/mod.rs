@@ -69,6 +69,11 @@ impl Home {
         home
     }
 
+    /// The same directory under another name.
+    pub(crate) fn by_name(&self, name: &Path) -> Home {
+        Home { data: name.to_path_buf(), ..self.clone() }
+    }
+
     /// Where it is.
     pub(crate) fn path(&self) -> &Path {
         &self.data
@@ -130,6 +135,28 @@ impl Home {
     pub(crate) fn peer(&self, peer: &str) -> Value {
         row_of(&self.ok(["peers"]), peer)
     }
+}
+
+/// The same program run by another user, which only root can ask for; `None` if we cannot.
+pub(crate) fn as_another_user(command: &Command) -> Option<Command> {
+    let setpriv = Command::new("setpriv").arg("--version").output();
+    if !rustix::process::geteuid().is_root() || !setpriv.is_ok_and(|output| output.status.success()) {
+        return None;
+    }
+    let mut other = Command::new("setpriv");
+    other.args(["--reuid", OTHER_USER, "--regid", OTHER_USER, "--clear-groups", "--"]);
+    other.arg(command.get_program()).args(command.get_args());
+    other.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    Some(other)
+}
+
+/// `nobody`, whatever its name is here.
+pub(crate) const OTHER_USER: &str = "65534";
+
+/// Says that something was not tested here.
+#[expect(clippy::print_stderr, reason = "the test harness shows it with --nocapture")]
+pub(crate) fn skipped(what: &str) {
+    eprintln!("skipped: {what}");
 }
 
 /// The program in an environment without settings.
