@@ -105,6 +105,9 @@ pub enum Command {
     /// Verify, show and mend the record files
     #[command(subcommand)]
     Store(StoreCommand),
+    /// Simulate thousands of peers against a node, and check what it promised them
+    #[command(after_help = STORM_EXAMPLES)]
+    Storm(Box<StormArgs>),
     /// Show the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -141,6 +144,19 @@ Examples:
 
 Numbers begin at 1 with each run of the node, which keeps the last 4096.";
 
+const STORM_EXAMPLES: &str = "\
+Examples:
+  handfast storm                                  2,000 new peers against a node of its own
+  handfast storm --scenario reconnect --report out.html
+  handfast storm --rate 500 --duration 30s --mix new=6,known=3,garbage=1 --churn 5s
+  handfast storm --target hf1...@192.0.2.7:4433 --peers 100 --concurrency 8
+  handfast storm --compare before.json after.json
+
+Kinds of a mix: new, known (trusted, exchanging again), revoke, flap (grant, revoke, grant), pending, garbage, replay, \
+slow, idle. Scenarios: fresh-network, reconnect, flood, slow-disk, revocation-wave. Without --target the node is the \
+storm's own, in $TMPDIR or the working directory; it is killed at the end and its records are compared with what it had \
+acknowledged. Exits 1 if anything was lost, wrong, leaked or stuck. Storm only nodes that are yours.";
+
 #[derive(Debug, Args)]
 pub struct InitArgs {
     /// Adopt this Ed25519 key (PKCS#8 PEM, readable by its owner only) instead of making one
@@ -153,6 +169,58 @@ pub struct RunArgs {
     /// UDP address to listen on; may be given several times, or as a list with commas
     #[arg(long, value_name = "ADDR:PORT")]
     pub listen: Vec<String>,
+    /// For the own node of `handfast storm`: every sync of the disk takes this much longer
+    #[arg(long, hide = true, value_name = "TIME", value_parser = duration)]
+    pub storm_fsync_delay: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub struct StormArgs {
+    /// The node to send to [default: a node of its own]
+    #[arg(long, value_name = "PEER@HOST:PORT")]
+    pub target: Option<PeerAt>,
+    /// A scenario by its name, or a file with one; flags go over it
+    #[arg(long, value_name = "NAME|FILE")]
+    pub scenario: Option<String>,
+    /// Operations in all [default: 2000, with --duration as many as it takes]
+    #[arg(long, value_name = "N")]
+    pub peers: Option<u64>,
+    /// Closed loop with this many conversations at once [default: 64]
+    #[arg(long, value_name = "C", conflicts_with = "rate")]
+    pub concurrency: Option<u32>,
+    /// Open loop: Poisson arrivals a second; latency counts from the intended start
+    #[arg(long, value_name = "R")]
+    pub rate: Option<f64>,
+    /// End after this time
+    #[arg(long, value_name = "TIME")]
+    pub duration: Option<String>,
+    /// Grow to the full load within this time
+    #[arg(long, value_name = "TIME")]
+    pub ramp: Option<String>,
+    /// Kinds by weight, KIND=WEIGHT,... [default: new=1]
+    #[arg(long, value_name = "MIX")]
+    pub mix: Option<String>,
+    /// Names every key, arrival and choice of the run [default: random]
+    #[arg(long, value_name = "NUMBER")]
+    pub seed: Option<u64>,
+    /// Come from this many loopback addresses, each in a network of its own
+    #[arg(long, value_name = "N")]
+    pub sources: Option<u32>,
+    /// Kill the own node and start it again every so often
+    #[arg(long, value_name = "TIME")]
+    pub churn: Option<String>,
+    /// Make every sync of the own node's disk take this much longer
+    #[arg(long, value_name = "TIME")]
+    pub fsync_delay: Option<String>,
+    /// Leave the own node's limits on sources as they are by default
+    #[arg(long)]
+    pub default_limits: bool,
+    /// Write a page with the figures and their course
+    #[arg(long, value_name = "FILE.html")]
+    pub report: Option<PathBuf>,
+    /// Compare two kept --json reports instead of running
+    #[arg(long, num_args = 2, value_names = ["A.json", "B.json"], exclusive = true)]
+    pub compare: Vec<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -336,7 +404,7 @@ mod tests {
 
     #[test]
     fn every_command_of_the_design_is_taken() {
-        let all: [&[&str]; 24] = [
+        let all: [&[&str]; 26] = [
             &["init"],
             &["init", "--identity", "key.pem"],
             &["id"],
@@ -357,6 +425,8 @@ mod tests {
             &["store", "check"],
             &["store", "dump", "--json"],
             &["store", "recover", "--keep-grants"],
+            &["storm"],
+            &["storm", "--rate", "100", "--duration", "5s", "--mix", "new=1", "--report", "a.html"],
             &["config", "show"],
             &["--data-dir", "d", "--config", "c", "--json", "-vv", "id"],
             &["id", "--data-dir", "d", "-q"],

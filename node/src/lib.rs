@@ -24,5 +24,6 @@ pub mod output;
 pub mod registry;
 pub mod service;
 pub mod stores;
+pub mod storm;
 pub mod transport;
 pub mod views;

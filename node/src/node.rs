@@ -18,7 +18,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use handfast_protocol::{CloseCode, PeerId};
-use handfast_trust::{Book, EndReason, Sessions};
+use handfast_trust::{Book, EndReason, Medium, RealDir, Sessions};
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use tokio::runtime::{Builder, Runtime};
@@ -39,6 +39,7 @@ use crate::operations::{Live, Operator, policy};
 use crate::outbox::{self, OutboxBell};
 use crate::output::Output;
 use crate::stores::{self, Stores};
+use crate::storm::slow_medium::SlowMedium;
 use crate::transport::Transport;
 use crate::views;
 
@@ -59,6 +60,8 @@ pub struct RunOptions {
     pub data_dir: DataDir,
     pub config: Config,
     pub json: bool,
+    /// How much longer every sync of its disk is to take: for a storm's own node only.
+    pub storm_fsync_delay: Option<Duration>,
 }
 
 /// A node that runs. [`Node::stop`] ends it in order; dropping it ends it as a crash would.
@@ -79,9 +82,21 @@ impl Node {
     /// # Errors
     /// `InUse` when somebody holds the directory, `Damaged`, and whatever keeps it from listening.
     pub fn start(data_dir: &DataDir, config: Config) -> Result<Node, ApiError> {
+        Node::start_on(data_dir, config, |directory| directory)
+    }
+
+    /// As [`Node::start`], with the directory behind whatever `medium` puts before it.
+    ///
+    /// # Errors
+    /// As [`Node::start`].
+    pub fn start_on<M: Medium>(
+        data_dir: &DataDir,
+        config: Config,
+        medium: impl FnOnce(RealDir) -> M,
+    ) -> Result<Node, ApiError> {
         let control = Builder::new_current_thread().enable_all().build().map_err(|error| no_runtime(&error))?;
         let lock = control.block_on(acquire(data_dir, NODE_ROLE, Patience::Node))?;
-        let stores::Opened { key, stores, clock } = stores::open_all(data_dir, lock)?;
+        let stores::Opened { key, stores, clock } = stores::open_all_on(data_dir, lock, medium)?;
         let data =
             Builder::new_multi_thread().thread_name("data").enable_all().build().map_err(|error| no_runtime(&error))?;
         let incarnation = entropy::incarnation()?;
@@ -239,13 +254,16 @@ async fn expire_again_and_again(engine: Arc<Engine>) {
 /// # Errors
 /// As [`Node::start`] and [`Node::stop`].
 pub fn run(options: RunOptions) -> Result<(), ApiError> {
-    let RunOptions { data_dir, config, json } = options;
+    let RunOptions { data_dir, config, json, storm_fsync_delay } = options;
     let signals = Builder::new_current_thread().enable_all().build().map_err(|error| no_runtime(&error))?;
     let mut ends = {
         let _inside = signals.enter();
         Ends::listen().map_err(|error| no_runtime(&error))?
     };
-    let node = Node::start(&data_dir, config)?;
+    let node = match storm_fsync_delay {
+        Some(delay) => Node::start_on(&data_dir, config, |directory| SlowMedium::new(directory, delay))?,
+        None => Node::start(&data_dir, config)?,
+    };
     Output::new(json).ready(&ReadyReply {
         event: "ready".to_owned(),
         peer_id: node.peer_id().to_string(),

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use handfast_protocol::{PeerId, SecretKey};
 use handfast_trust::{
-    DirectoryLock, Drainer, DrainerHandle, DrainerThread, FileKind, Floor, PeerRecord, RealDir, SessionRecord, Site,
-    StorageHealth, Store, TrustRecord, open, open_or_begin_anew, remove_leftovers,
+    DirectoryLock, Drainer, DrainerHandle, DrainerThread, FileKind, Floor, Medium, PeerRecord, RealDir, SessionRecord,
+    Site, StorageHealth, Store, TrustRecord, open, open_or_begin_anew, remove_leftovers,
 };
 
 use crate::clock::MonotonicClock;
@@ -38,12 +38,24 @@ pub struct Opened {
 /// # Errors
 /// Damage (exit code 8), disk errors, and whatever is wrong with the identity.
 pub fn open_all(dir: &DataDir, lock: DirectoryLock) -> Result<Opened, ApiError> {
+    open_all_on(dir, lock, |directory| directory)
+}
+
+/// As [`open_all`], with the directory behind whatever `medium` puts before it.
+///
+/// # Errors
+/// As [`open_all`].
+pub fn open_all_on<M: Medium>(
+    dir: &DataDir,
+    lock: DirectoryLock,
+    medium: impl FnOnce(RealDir) -> M,
+) -> Result<Opened, ApiError> {
     identity_file::remove_leftovers(dir.path())?;
     let key = identity_file::load(dir.path())?;
     let clock = Arc::new(MonotonicClock::start());
     let owner: PeerId = key.peer_id();
     let site = Site::new(*owner.as_bytes(), crate::entropy::bytes()?, clock.clone());
-    let mut medium = RealDir::open(dir.path())?;
+    let mut medium = medium(RealDir::open(dir.path())?);
     remove_leftovers(&mut medium)?;
     let floor = Floor::read(&mut medium, owner.as_bytes())?;
     let trust = open::<TrustRecord, _>(&mut medium, &site, &floor)?;

@@ -18,6 +18,7 @@ mod run;
 mod schemas;
 mod show;
 mod store;
+mod storm;
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -68,6 +69,7 @@ pub fn carry_out(cli: &Cli) -> Result<Verdict, ApiError> {
         Command::Init(arguments) => init::init(&context, arguments),
         Command::Id => id::id(&context),
         Command::Run(arguments) => run::run(&context, arguments),
+        Command::Storm(arguments) => storm::storm(&context, arguments),
         Command::Config(ConfigCommand::Show) => config::show(&context),
         Command::Store(StoreCommand::Check) => store::check(&context),
         Command::Store(StoreCommand::Dump) => dump::dump(&context),
@@ -92,7 +94,12 @@ async fn ask(context: &Context<'_>, command: &Command) -> Result<Verdict, ApiErr
         Command::Events(arguments) => events::events(context, arguments).await,
         Command::Store(StoreCommand::Recover(arguments)) => recover::recover(context, arguments).await,
         // Carried out before.
-        Command::Init(_) | Command::Id | Command::Run(_) | Command::Config(_) | Command::Store(_) => Ok(Verdict::Done),
+        Command::Init(_)
+        | Command::Id
+        | Command::Run(_)
+        | Command::Config(_)
+        | Command::Store(_)
+        | Command::Storm(_) => Ok(Verdict::Done),
     }
 }
 

@@ -1,5 +1,7 @@
 //! `run`: the node itself, after making what it needs.
 
+use std::time::Duration;
+
 use super::init::init_if_needed;
 use super::{Context, Verdict};
 use crate::cli::RunArgs;
@@ -22,6 +24,7 @@ pub(super) fn run(context: &Context<'_>, arguments: &RunArgs) -> Result<Verdict,
     if let Some(made) = init_if_needed(&data_dir)? {
         tracing::info!(peer = made.peer_id, data_dir = made.data_dir, "made an identity");
     }
-    node::run(RunOptions { data_dir, config, json: context.global.json })?;
+    let storm_fsync_delay = arguments.storm_fsync_delay.map(Duration::from_millis);
+    node::run(RunOptions { data_dir, config, json: context.global.json, storm_fsync_delay })?;
     Ok(Verdict::Done)
 }

@@ -7,6 +7,7 @@
 //! Not here: who may come in (`admission`), what is said on streams (`driver`), which connection stays (`registry`),
 //! and how long an accepted handshake may take (its caller: TLS 5 s).
 
+mod callers;
 mod ending;
 mod socket;
 mod tls;
@@ -25,6 +26,7 @@ use handfast_protocol::limits::STREAMS_MAX;
 use handfast_protocol::{CloseCode, PeerId, SecretKey};
 use quinn::{EndpointConfig, IdleTimeout, TokioRuntime, TransportConfig, ValidationTokenConfig, VarInt};
 
+pub use self::callers::Callers;
 pub use self::ending::{CloseReason, DialError, TransportError, close_reason};
 pub use self::tls::KeyExchange;
 use self::tls::{Found, Tls};

@@ -1,0 +1,405 @@
+//! The load: operations in a closed or an open loop, each carried out by simulated peers.
+//!
+//! Closed loop: so many workers, each begins the next operation when its last one has ended. Open loop: operations
+//! begin when a Poisson process says, whatever became of earlier ones, and latency counts from the *intended* start: an
+//! answer that comes late is not excused by a generator that waited for it.
+//!
+//! Hostile kinds run beside the loop, so that a connection that hangs does not slow the honest ones down.
+//!
+//! Invariants (BOUND): [`IN_FLIGHT_MAX`] operations at once, [`BESIDE_MAX`] hostile ones; every conversation has a
+//! deadline, so the load ends when its time is over and the last deadline with it.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use handfast_protocol::Kind as Statement;
+use handfast_protocol::exchange::Disposition;
+use tokio::sync::{Notify, Semaphore};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+
+use super::arrivals::Arrivals;
+use super::hostile;
+use super::kind::{Kind, Mix, scatter};
+use super::ledger::Memory;
+use super::measure::Tally;
+use super::peer::{Conversed, Fault, Group, Peer, Target};
+use super::plan::Plan;
+use crate::clock::unix_now;
+use crate::control::api::ApiError;
+use crate::transport::Callers;
+
+/// Operations that an open loop may have begun and not ended.
+pub const IN_FLIGHT_MAX: u64 = 20_000;
+/// Hostile operations at once.
+const BESIDE_MAX: usize = 16_384;
+/// Trusted peers that are made before the load, for kinds that need some; more are made when they are needed.
+const PREPARED_MAX: u64 = 1_000;
+const PREPARING_AT_ONCE: usize = 32;
+
+/// What one storm shares.
+pub struct Load {
+    pub plan: Plan,
+    pub mix: Mix,
+    pub target: Target,
+    pub callers: Callers,
+    pub mute: hostile::MuteCallers,
+    pub tally: Mutex<Tally>,
+    /// When the load began; set once, before the first operation.
+    began: Mutex<Option<Instant>>,
+    /// Peers that the node trusts and that nobody is using now.
+    trusted: Mutex<Vec<Peer>>,
+    /// What peers know that are done.
+    memories: Mutex<Vec<Memory>>,
+    next_friend: AtomicU64,
+    next_stranger: AtomicU64,
+    next_operation: AtomicU64,
+    pub in_flight: AtomicU64,
+    beside: Arc<Semaphore>,
+    stopped: AtomicBool,
+    stop: Notify,
+}
+
+pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What is in it are counters and lists: usable after a panic.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Load {
+    /// A load that has not begun.
+    ///
+    /// # Errors
+    /// As [`Tally::new`].
+    pub fn new(plan: Plan, target: Target, callers: Callers, mute: hostile::MuteCallers) -> Result<Load, ApiError> {
+        Ok(Load {
+            mix: plan.mix(),
+            plan,
+            target,
+            callers,
+            mute,
+            tally: Mutex::new(Tally::new()?),
+            began: Mutex::default(),
+            trusted: Mutex::default(),
+            memories: Mutex::default(),
+            next_friend: AtomicU64::new(0),
+            next_stranger: AtomicU64::new(0),
+            next_operation: AtomicU64::new(0),
+            in_flight: AtomicU64::new(0),
+            beside: Arc::new(Semaphore::new(BESIDE_MAX)),
+            stopped: AtomicBool::new(false),
+            stop: Notify::new(),
+        })
+    }
+
+    /// Ends the load early: no operation begins any more.
+    pub fn stop(&self) {
+        self.stopped.store(true, Ordering::Release);
+        self.stop.notify_waiters();
+    }
+
+    /// True once no operation begins any more.
+    pub fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Acquire)
+    }
+
+    /// Returns when [`Load::stop`] was called.
+    pub async fn until_stopped(&self) {
+        let stopped = self.stop.notified();
+        if !self.is_stopped() {
+            stopped.await;
+        }
+    }
+
+    /// Time since the load began; zero before.
+    pub fn elapsed(&self) -> Duration {
+        locked(&self.began).map(|began| began.elapsed()).unwrap_or_default()
+    }
+
+    /// What every peer of the storm knows, once the load is over.
+    pub fn memories(&self) -> Vec<Memory> {
+        let mut memories = std::mem::take(&mut *locked(&self.memories));
+        memories.extend(locked(&self.trusted).drain(..).map(|peer| peer.memory));
+        memories
+    }
+
+    /// Operations that are to come, where that is known.
+    pub fn operations(&self) -> Option<u64> {
+        self.plan.peers
+    }
+
+    /// Makes trusted peers for the kinds that begin with some. Not part of what is measured.
+    pub async fn prepare(self: &Arc<Load>) {
+        let operations = self.plan.peers.unwrap_or(PREPARED_MAX * 2);
+        let needed = [Kind::Known, Kind::Revoke].map(|kind| self.mix.expected(kind, operations)).iter().sum::<u64>();
+        let left = Arc::new(AtomicU64::new(needed.min(PREPARED_MAX)));
+        let mut workers = JoinSet::new();
+        for _ in 0..PREPARING_AT_ONCE {
+            let (load, left) = (self.clone(), left.clone());
+            workers.spawn(async move {
+                let take = |left: u64| left.checked_sub(1);
+                while left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok() && !load.is_stopped() {
+                    if let Some(Ok(peer)) = load.befriend().await {
+                        load.give_back(peer);
+                    }
+                }
+            });
+        }
+        while workers.join_next().await.is_some() {}
+    }
+
+    /// Runs all operations. Returns when the last has ended, or has been given up at its deadline.
+    pub async fn run(self: &Arc<Load>) {
+        let began = Instant::now();
+        *locked(&self.began) = Some(began);
+        let end = self.plan.duration_ms.map(|ms| began + Duration::from_millis(ms));
+        let all = async {
+            match self.plan.rate {
+                Some(rate) => self.open_loop(began, rate).await,
+                None => self.closed_loop(began).await,
+            }
+        };
+        let timer = async {
+            match end {
+                Some(end) => sleep_until(end).await,
+                None => std::future::pending().await,
+            }
+            self.stop();
+        };
+        let idles = self.mix.weight(Kind::Idle) > 0 && end.is_some();
+        let all = async {
+            all.await;
+            // Sessions that idle are held as long as was asked for.
+            if idles {
+                self.until_stopped().await;
+            }
+            self.stop();
+        };
+        tokio::join!(all, async {
+            tokio::select! {
+                () = timer => {}
+                () = self.until_stopped() => {}
+            }
+        });
+        // Hostile operations end by their own deadlines.
+        let _ = self.beside.acquire_many(u32::try_from(BESIDE_MAX).unwrap_or(u32::MAX)).await;
+    }
+
+    /// The next operation's number; `None` when there is none.
+    fn begin(&self) -> Option<u64> {
+        if self.is_stopped() {
+            return None;
+        }
+        let number = self.next_operation.fetch_add(1, Ordering::Relaxed);
+        if self.plan.peers.unwrap_or(super::plan::PEERS_MAX) > number { Some(number) } else { None }
+    }
+
+    async fn closed_loop(self: &Arc<Load>, began: Instant) {
+        let workers_wanted = self.plan.concurrency.unwrap_or(1);
+        let ramp = Duration::from_millis(self.plan.ramp_ms);
+        let mut workers = JoinSet::new();
+        for worker in 0..workers_wanted {
+            let load = self.clone();
+            workers.spawn(async move {
+                tokio::select! {
+                    () = sleep_until(began + ramp * worker / workers_wanted) => {}
+                    () = load.until_stopped() => return,
+                }
+                while let Some(number) = load.begin() {
+                    let kind = load.mix.at(load.plan.seed, number);
+                    load.operate(kind, number, Instant::now()).await;
+                }
+            });
+        }
+        while workers.join_next().await.is_some() {}
+    }
+
+    async fn open_loop(self: &Arc<Load>, began: Instant, rate: f64) {
+        let arrivals = Arrivals::new(self.plan.seed, rate, Duration::from_millis(self.plan.ramp_ms));
+        let mut running = JoinSet::new();
+        for offset in arrivals {
+            let intended = began + offset;
+            tokio::select! {
+                () = sleep_until(intended) => {}
+                () = self.until_stopped() => break,
+            }
+            let Some(number) = self.begin() else { break };
+            while running.try_join_next().is_some() {}
+            let kind = self.mix.at(self.plan.seed, number);
+            if self.in_flight.load(Ordering::Relaxed) >= IN_FLIGHT_MAX {
+                self.failed(kind, Fault::NotStarted);
+                continue;
+            }
+            let load = self.clone();
+            running.spawn(async move { load.operate(kind, number, intended).await });
+        }
+        while running.join_next().await.is_some() {}
+    }
+
+    /// One operation; `intended` is when it was to begin.
+    async fn operate(self: &Arc<Load>, kind: Kind, number: u64, intended: Instant) {
+        if !kind.is_honest() {
+            return self.beside(kind, number).await;
+        }
+        let _counted = InFlight::new(&self.in_flight);
+        match kind {
+            Kind::Known | Kind::Revoke => match self.take_friend(number).await {
+                Some(Ok(peer)) => self.friend(kind, peer, intended).await,
+                Some(Err(fault)) => self.failed(kind, fault),
+                None => self.stop(),
+            },
+            Kind::Pending => {
+                let number = self.next_stranger.fetch_add(1, Ordering::Relaxed);
+                let mut peer = Peer::new(self.plan.seed, Group::Strangers, number);
+                peer.memory.may_be_forgotten = true;
+                let began = intended;
+                self.conversation(kind, &mut peer, Some(Statement::Grant), Disposition::Pending, began).await;
+                self.retire(peer);
+            }
+            _ => match self.new_friend() {
+                Some(peer) => self.newcomer(kind, peer, intended).await,
+                None => self.stop(),
+            },
+        }
+    }
+
+    async fn newcomer(&self, kind: Kind, mut peer: Peer, intended: Instant) {
+        let grant = (Statement::Grant, Disposition::Granted);
+        let revoke = (Statement::Revoke, Disposition::Noted);
+        let steps = if kind == Kind::Flap { vec![grant, revoke, grant] } else { vec![grant] };
+        let mut began = intended;
+        for (says, due) in steps {
+            if !self.conversation(kind, &mut peer, Some(says), due, began).await {
+                return self.retire(peer);
+            }
+            began = Instant::now();
+        }
+        self.give_back(peer);
+    }
+
+    async fn friend(&self, kind: Kind, mut peer: Peer, intended: Instant) {
+        if kind == Kind::Revoke {
+            self.conversation(kind, &mut peer, Some(Statement::Revoke), Disposition::Noted, intended).await;
+            return self.retire(peer);
+        }
+        if self.conversation(kind, &mut peer, None, Disposition::Granted, intended).await {
+            self.give_back(peer);
+        } else {
+            self.retire(peer);
+        }
+    }
+
+    /// One conversation, counted. True when it did what it should.
+    async fn conversation(
+        &self,
+        kind: Kind,
+        peer: &mut Peer,
+        says: Option<Statement>,
+        due: Disposition,
+        began: Instant,
+    ) -> bool {
+        if let Some(says) = says {
+            peer.say(self.target.peer, says, unix_now());
+        }
+        match peer.converse(&self.callers, &self.target, due).await {
+            Ok(conversed) => {
+                self.completed(kind, began);
+                conversed.close();
+                true
+            }
+            Err(fault) => {
+                self.failed(kind, fault);
+                false
+            }
+        }
+    }
+
+    pub(super) fn completed(&self, kind: Kind, began: Instant) {
+        let (at, latency) = (self.elapsed(), began.elapsed());
+        locked(&self.tally).completed(kind, at, latency);
+    }
+
+    pub(super) fn failed(&self, kind: Kind, fault: Fault) {
+        let at = self.elapsed();
+        locked(&self.tally).failed(kind, at, &fault.to_string());
+    }
+
+    /// A hostile operation, beside the loop.
+    async fn beside(self: &Arc<Load>, kind: Kind, number: u64) {
+        let Ok(place) = self.beside.clone().acquire_owned().await else { return };
+        let load = self.clone();
+        tokio::spawn(async move {
+            hostile::operate(&load, kind, number).await;
+            drop(place);
+        });
+    }
+
+    /// An identity that the node's rule trusts and that has not been used; `None` when there is none left.
+    pub(super) fn new_friend(&self) -> Option<Peer> {
+        let number = self.next_friend.fetch_add(1, Ordering::Relaxed);
+        let listed = self.mix.weight(Kind::Pending) == 0 || self.plan.peers.is_none_or(|peers| number < peers);
+        listed.then(|| Peer::new(self.plan.seed, Group::Friends, number))
+    }
+
+    pub(super) fn new_stranger(&self) -> Peer {
+        let number = self.next_stranger.fetch_add(1, Ordering::Relaxed);
+        Peer::new(self.plan.seed, Group::Strangers, number)
+    }
+
+    /// Makes a new peer trusted, without counting it.
+    async fn befriend(&self) -> Option<Result<Peer, Fault>> {
+        let mut peer = self.new_friend()?;
+        Some(match self.befriended(&mut peer).await {
+            Ok(conversed) => {
+                conversed.close();
+                Ok(peer)
+            }
+            Err(fault) => {
+                self.retire(peer);
+                Err(fault)
+            }
+        })
+    }
+
+    pub(super) async fn befriended(&self, peer: &mut Peer) -> Result<Conversed, Fault> {
+        peer.say(self.target.peer, Statement::Grant, unix_now());
+        peer.converse(&self.callers, &self.target, Disposition::Granted).await
+    }
+
+    async fn take_friend(&self, number: u64) -> Option<Result<Peer, Fault>> {
+        let found = {
+            let mut trusted = locked(&self.trusted);
+            let count = trusted.len() as u64;
+            let place = usize::try_from(scatter(self.plan.seed, number) % count.max(1)).unwrap_or_default();
+            (count > 0).then(|| trusted.swap_remove(place))
+        };
+        match found {
+            Some(peer) => Some(Ok(peer)),
+            None => self.befriend().await,
+        }
+    }
+
+    pub(super) fn give_back(&self, peer: Peer) {
+        locked(&self.trusted).push(peer);
+    }
+
+    pub(super) fn retire(&self, peer: Peer) {
+        locked(&self.memories).push(peer.memory);
+    }
+}
+
+/// Counts an operation while it runs, however it ends.
+pub(super) struct InFlight<'a>(&'a AtomicU64);
+
+impl InFlight<'_> {
+    fn new(count: &AtomicU64) -> InFlight<'_> {
+        count.fetch_add(1, Ordering::Relaxed);
+        InFlight(count)
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,222 @@
+//! The load harness: thousands of simulated peers against one node, and the truth about what it promised them.
+//!
+//! ```text
+//! kind, arrivals   what is done and when: pure, from a seed      peer, hostile, mute   who does it
+//! plan             flags over a scenario over defaults           load                  closed and open loop
+//! own_node         another process on a directory of its own     watch                 progress, heartbeat
+//! ledger           promised and held, compared: pure             report, page          what is said of it
+//! ```
+//!
+//! Invariants: load goes to loopback unless the user names a target; every run is bounded in time and count. What the
+//! report calls durable was found in the records, after the node's own process was killed.
+//!
+//! Not here: the node. A storm's own node is the same program in another process.
+
+pub mod arrivals;
+pub mod hostile;
+pub mod kind;
+pub mod ledger;
+pub mod load;
+pub mod measure;
+pub mod mute;
+pub mod own_node;
+pub mod page;
+pub mod peer;
+pub mod plan;
+pub mod report;
+pub mod slow_medium;
+mod truth;
+pub mod watch;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use handfast_protocol::CloseCode;
+use tokio::time::{Instant, timeout};
+
+use self::hostile::MuteCallers;
+use self::load::{Load, locked};
+use self::own_node::{OwnNode, cpu_us};
+use self::peer::Target;
+use self::plan::Plan;
+use self::report::{Detail, Remains, Report};
+use self::watch::{Progress, Socket, Watch};
+use crate::config::Config;
+use crate::control::api::{ApiError, ErrorCode};
+use crate::output::Output;
+use crate::transport::Callers;
+
+/// How long a node may take to notice that everybody has gone: an idle time and a little.
+const SETTLE_PATIENCE: Duration = Duration::from_secs(40);
+/// Between two looks at whether it has.
+const SETTLE_EVERY: Duration = Duration::from_millis(100);
+/// How long the end of the load may take beyond its own deadlines.
+const END_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Runs a storm against `target`, or against a node of its own.
+///
+/// # Errors
+/// If the node cannot be started, or nothing can be sent.
+pub fn run(
+    plan: &Plan,
+    target: Option<Target>,
+    progress: Progress,
+    output: Output,
+) -> Result<(Report, Detail), ApiError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().thread_name("storm").enable_all().build();
+    let runtime =
+        runtime.map_err(|error| ApiError::new(ErrorCode::Failure, format!("The runtime cannot start: {error}.")))?;
+    let own = match target {
+        Some(_) => None,
+        None => Some(OwnNode::start(plan)?),
+    };
+    let outcome = runtime.block_on(Box::pin(storm(plan, target, own, progress, output)));
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    outcome
+}
+
+async fn storm(
+    plan: &Plan,
+    target: Option<Target>,
+    mut own: Option<OwnNode>,
+    progress: Progress,
+    output: Output,
+) -> Result<(Report, Detail), ApiError> {
+    let target = own.as_ref().map(|own| own.target).or(target);
+    let target = target.ok_or_else(|| ApiError::new(ErrorCode::Usage, "There is no node to send to."))?;
+    introduce(plan, &target, own.as_ref(), output);
+    let load = Arc::new(load_for(plan, target)?);
+    let interrupted = tokio::spawn(stop_when_interrupted(load.clone()));
+    load.prepare().await;
+    let socket = own.as_ref().map(|own| Socket { control: own.control.clone(), data_dir: own.data_dir() });
+    let used = |own: Option<&OwnNode>| own.map(|own| own.cpu_us() + cpu_us("self").unwrap_or_default());
+    let before = used(own.as_ref());
+    let watch = Watch::begin(load.clone(), socket.clone(), progress)?;
+    let ended = run_load(&load, &mut own).await;
+    let seen = watch.end();
+    let cpu = used(own.as_ref()).zip(before).map(|(after, before)| after.saturating_sub(before));
+    let seen = locked(&seen);
+    let seen = own.is_some().then_some(&*seen);
+    let starts = own.as_ref().map_or(0, |own| own.starts);
+    let in_flight = load.in_flight.load(Ordering::Relaxed);
+    load.callers.close(CloseCode::Stopping);
+    // Whoever is not told notices it by silence.
+    let _ = timeout(Duration::from_secs(3), load.callers.wait_idle()).await;
+    let mut remains = Remains { operations: if ended { 0 } else { in_flight.max(1) }, ..Remains::default() };
+    let memories = load.memories();
+    let (truth, checked) = match own.take() {
+        Some(mut own) => {
+            if let Some(socket) = &socket {
+                settle(socket, &mut own, &mut remains).await?;
+            }
+            own.kill();
+            let truth = truth::of_own_node(&own, &memories).await?;
+            (truth, "after kill -9 and recovery".to_owned())
+        }
+        None => truth::of_remote(plan, &target, &memories).await?,
+    };
+    interrupted.abort();
+    let tally = locked(&load.tally);
+    let report = Report::of(plan, &tally, truth, remains, seen, cpu);
+    Ok((report, Detail::of(&tally, seen, starts, checked)))
+}
+
+fn introduce(plan: &Plan, target: &Target, own: Option<&OwnNode>, output: Output) {
+    let shape = match (plan.rate, plan.concurrency) {
+        (Some(rate), _) => format!("open loop, {rate} a second"),
+        (None, Some(workers)) => format!("closed loop, {workers} at once"),
+        (None, None) => String::new(),
+    };
+    let much = match (plan.peers, plan.duration_ms) {
+        (Some(peers), Some(ms)) => format!("up to {peers} operations in {} s", ms as f64 / 1_000.0),
+        (Some(peers), None) => format!("{peers} operations"),
+        (None, ms) => format!("{} s", ms.unwrap_or_default() as f64 / 1_000.0),
+    };
+    let whom = match own {
+        Some(own) => {
+            let memory = if own.is_on_disk() { "" } else { " (in memory: a sync costs nothing there)" };
+            let limits = if plan.default_limits {
+                "its limits as they are by default"
+            } else {
+                "its limits on sources raised, because all peers come from this machine"
+            };
+            format!("a node of its own in {}{memory}, {limits}", own.base().display())
+        }
+        None => format!("{} at {}", target.peer.short(), target.at),
+    };
+    output.aside(&format!("Storm: {much}, {shape}, {}; against {whom}. Seed {}.", plan.mix, plan.seed));
+}
+
+fn load_for(plan: &Plan, target: Target) -> Result<Load, ApiError> {
+    let from = plan.addresses(target.at);
+    let settings = Config::default().transport();
+    let no_socket = |error: crate::transport::TransportError| {
+        ApiError::new(ErrorCode::Failure, format!("{error}.")).hint(error.hint())
+    };
+    let callers = Callers::bind(&from, &settings).map_err(no_socket)?;
+    let few = from.get(..from.len().min(4)).unwrap_or_default();
+    let mute = MuteCallers::bind(few, &settings).map_err(no_socket)?;
+    Load::new(plan.clone(), target, callers, mute)
+}
+
+/// The first interrupt ends the load and goes on to the report; the second ends the program.
+async fn stop_when_interrupted(load: Arc<Load>) {
+    if tokio::signal::ctrl_c().await.is_ok() {
+        load.stop();
+    }
+}
+
+/// The load itself, with restarts of the own node where they were asked for. False when it did not come to its end.
+async fn run_load(load: &Arc<Load>, own: &mut Option<OwnNode>) -> bool {
+    let longest = load.plan.duration_ms.map_or(SETTLE_PATIENCE * 90, Duration::from_millis) + END_PATIENCE;
+    let every = load.plan.churn_ms.map(Duration::from_millis);
+    let churn = async {
+        let (Some(own), Some(every)) = (own.as_mut(), every) else { return std::future::pending().await };
+        let mut next = Instant::now() + every;
+        loop {
+            tokio::time::sleep_until(next).await;
+            if load.is_stopped() {
+                return std::future::pending().await;
+            }
+            // A node that does not come back shows in every operation from here on.
+            let restarted = tokio::task::block_in_place(|| own.restart());
+            if let Err(error) = restarted {
+                tracing::error!(%error, "the node does not start again");
+                load.stop();
+            }
+            next = Instant::now() + every;
+        }
+    };
+    tokio::select! {
+        ended = timeout(longest, load.run()) => ended.is_ok(),
+        () = churn => false,
+    }
+}
+
+/// Waits until the node knows that everybody has gone, at most as long as silence takes to be noticed.
+async fn settle(socket: &Socket, own: &mut OwnNode, remains: &mut Remains) -> Result<(), ApiError> {
+    let until = Instant::now() + SETTLE_PATIENCE;
+    loop {
+        match socket.status().await {
+            Some(status) => {
+                remains.half_open = status.counts.half_open;
+                remains.sessions = status.counts.sessions;
+                if (status.counts.half_open, status.counts.sessions) == (0, 0) {
+                    return Ok(());
+                }
+            }
+            None if !own.is_alive() => {
+                return Err(ApiError::new(
+                    ErrorCode::Failure,
+                    format!("The node has died. It said: {}", own.log_tail()),
+                ));
+            }
+            None => {}
+        }
+        if Instant::now() >= until {
+            return Ok(());
+        }
+        tokio::time::sleep(SETTLE_EVERY).await;
+    }
+}

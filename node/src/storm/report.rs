@@ -1,0 +1,273 @@
+//! What a storm found: the object that `--json` prints, the table for people, and what is drawn (`page`).
+//!
+//! Stable: the fields of [`Report`] may be added to, never renamed; `node/schemas/storm.json` has them.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::kind::Kind;
+use super::ledger::Truth;
+use super::measure::{Outcomes, Percentiles, SLOT_MS, Slot, Tally};
+use super::plan::Plan;
+use super::watch::{Beat, Seen, milliseconds};
+
+/// The reply of `handfast storm`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// Handshakes that came to their end as they should.
+    pub completed: u64,
+    /// Operations of any kind that did not.
+    pub failed: u64,
+    pub rate_per_s: f64,
+    /// Of completed handshakes; in an open loop from the intended start.
+    pub latency_us: Percentiles,
+    /// User and system time of the storm and its own node together; absent where the node is somebody else's.
+    pub cpu_us_per_handshake: Option<f64>,
+    /// Acknowledged statements of both ends that were found in the node's records afterwards.
+    pub durable: u64,
+    pub lost: u64,
+    pub wrong: u64,
+    /// Connections that the node still counts as half open when nobody is there any more.
+    pub leaked_slots: u64,
+    /// Operations and sessions that did not come to an end.
+    pub stuck: u64,
+    /// How late the node's control API answered; absent where the node is somebody else's.
+    pub heartbeat_lag_us: Option<Percentiles>,
+    pub seed: u64,
+    pub options: Plan,
+}
+
+/// What is shown beside the report and not kept in it.
+pub struct Detail {
+    pub seconds: f64,
+    pub kinds: Vec<(Kind, Outcomes)>,
+    pub faults: Vec<(String, u64)>,
+    pub slots: Vec<Slot>,
+    pub beats: Vec<Beat>,
+    pub missed_beats: u64,
+    /// Latency at each of [`CURVE`].
+    pub curve: Vec<(f64, u64)>,
+    pub starts: u64,
+    /// How the truth was found.
+    pub checked: String,
+}
+
+/// Quantiles of the latency curve: each step halves what is slower.
+const CURVE: [f64; 14] = [0.0, 0.25, 0.5, 0.75, 0.875, 0.9375, 0.97, 0.984, 0.992, 0.996, 0.998, 0.999, 0.9995, 1.0];
+
+/// What was left when everything had settled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Remains {
+    pub half_open: u64,
+    pub sessions: u64,
+    pub operations: u64,
+}
+
+impl Report {
+    /// Puts everything together.
+    pub fn of(
+        plan: &Plan,
+        tally: &Tally,
+        truth: Truth,
+        remains: Remains,
+        seen: Option<&Seen>,
+        cpu_us: Option<u64>,
+    ) -> Report {
+        let totals = tally.totals();
+        let seconds = tally.last.as_secs_f64();
+        let per_handshake = |us: u64| round(us as f64 / totals.completed.max(1) as f64, 1);
+        Report {
+            completed: totals.completed,
+            failed: totals.failed,
+            rate_per_s: if seconds > 0.0 { round(totals.completed as f64 / seconds, 1) } else { 0.0 },
+            latency_us: Percentiles::of(&tally.latency),
+            cpu_us_per_handshake: cpu_us.map(per_handshake),
+            durable: truth.durable,
+            lost: truth.lost,
+            wrong: truth.wrong,
+            leaked_slots: remains.half_open,
+            stuck: remains.operations + remains.sessions,
+            heartbeat_lag_us: seen.map(|seen| Percentiles::of(&seen.lag)),
+            seed: plan.seed,
+            options: plan.clone(),
+        }
+    }
+
+    /// True when nothing that the node promised was broken, and something came about at all.
+    pub fn is_good(&self) -> bool {
+        self.lost == 0 && self.wrong == 0 && self.leaked_slots == 0 && self.stuck == 0 && self.completed > 0
+    }
+}
+
+impl Detail {
+    /// What a tally and a watch know.
+    pub fn of(tally: &Tally, seen: Option<&Seen>, starts: u64, checked: String) -> Detail {
+        let kinds = Kind::ALL.into_iter().map(|kind| (kind, tally.kinds[kind as usize]));
+        let mut faults: Vec<(String, u64)> = tally.faults.iter().map(|(text, count)| (text.clone(), *count)).collect();
+        faults.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+        Detail {
+            seconds: tally.last.max(Duration::from_millis(SLOT_MS)).as_secs_f64(),
+            kinds: kinds.filter(|(_, outcomes)| *outcomes != Outcomes::default()).collect(),
+            faults,
+            slots: tally.slots.clone(),
+            beats: seen.map(|seen| seen.beats.clone()).unwrap_or_default(),
+            missed_beats: seen.map_or(0, |seen| seen.missed),
+            curve: CURVE.iter().map(|quantile| (*quantile, tally.latency.value_at_quantile(*quantile))).collect(),
+            starts,
+            checked,
+        }
+    }
+}
+
+fn round(value: f64, digits: i32) -> f64 {
+    let scale = 10f64.powi(digits);
+    (value * scale).round() / scale
+}
+
+/// The table for people.
+pub fn text(report: &Report, detail: &Detail) -> String {
+    let latency = &report.latency_us;
+    let mut rows = vec![
+        ("Handshakes", format!("{} completed, {} failed, in {:.1} s", report.completed, report.failed, detail.seconds)),
+        ("Rate", format!("{:.0} a second", report.rate_per_s)),
+        (
+            "Latency",
+            format!(
+                "p50 {}, p90 {}, p99 {}, p99.9 {}, max {}",
+                milliseconds(latency.p50),
+                milliseconds(latency.p90),
+                milliseconds(latency.p99),
+                milliseconds(latency.p999),
+                milliseconds(latency.max)
+            ),
+        ),
+    ];
+    if let Some(cpu) = report.cpu_us_per_handshake {
+        rows.push(("Processor", format!("{cpu:.0} us a handshake, both ends")));
+    }
+    if let Some(lag) = &report.heartbeat_lag_us {
+        let missed = if detail.missed_beats > 0 { format!(", {} missed", detail.missed_beats) } else { String::new() };
+        rows.push((
+            "Control API",
+            format!(
+                "answers after p50 {}, p99 {}, max {}{missed}",
+                milliseconds(lag.p50),
+                milliseconds(lag.p99),
+                milliseconds(lag.max)
+            ),
+        ));
+    }
+    for (kind, outcomes) in detail.kinds.iter().filter(|_| detail.kinds.len() > 1) {
+        rows.push(("", format!("{:<8} {} completed, {} failed", kind.as_str(), outcomes.completed, outcomes.failed)));
+    }
+    for (fault, count) in detail.faults.iter().take(8) {
+        rows.push(("Failed", format!("{count} x {fault}")));
+    }
+    rows.push(("Durable", format!("{} acknowledged statements found ({})", report.durable, detail.checked)));
+    rows.push((
+        "Truth",
+        format!(
+            "{} lost, {} wrong, {} leaked slots, {} stuck: {}",
+            report.lost,
+            report.wrong,
+            report.leaked_slots,
+            report.stuck,
+            if report.is_good() { "good" } else { "NOT GOOD" }
+        ),
+    ));
+    rows.push(("Seed", report.seed.to_string()));
+    rows.iter()
+        .map(|(name, value)| {
+            format!("{:<13}{value}\n", if name.is_empty() { String::new() } else { format!("{name}:") })
+        })
+        .collect()
+}
+
+/// One line of a comparison.
+struct Line {
+    name: &'static str,
+    a: Option<f64>,
+    b: Option<f64>,
+    unit: &'static str,
+}
+
+/// Two reports beside each other.
+pub fn comparison(a: &Report, b: &Report) -> String {
+    let us = |report: &Report, pick: fn(&Percentiles) -> u64| Some(pick(&report.latency_us) as f64 / 1_000.0);
+    let count = |a: u64, b: u64, name| Line { name, a: Some(a as f64), b: Some(b as f64), unit: "" };
+    let lag = |report: &Report| report.heartbeat_lag_us.map(|lag| lag.p99 as f64 / 1_000.0);
+    let lines = [
+        count(a.completed, b.completed, "completed"),
+        count(a.failed, b.failed, "failed"),
+        Line { name: "rate", a: Some(a.rate_per_s), b: Some(b.rate_per_s), unit: "/s" },
+        Line { name: "p50", a: us(a, |l| l.p50), b: us(b, |l| l.p50), unit: " ms" },
+        Line { name: "p90", a: us(a, |l| l.p90), b: us(b, |l| l.p90), unit: " ms" },
+        Line { name: "p99", a: us(a, |l| l.p99), b: us(b, |l| l.p99), unit: " ms" },
+        Line { name: "p99.9", a: us(a, |l| l.p999), b: us(b, |l| l.p999), unit: " ms" },
+        Line { name: "max", a: us(a, |l| l.max), b: us(b, |l| l.max), unit: " ms" },
+        Line { name: "processor", a: a.cpu_us_per_handshake, b: b.cpu_us_per_handshake, unit: " us" },
+        Line { name: "control p99", a: lag(a), b: lag(b), unit: " ms" },
+        count(a.lost, b.lost, "lost"),
+        count(a.wrong, b.wrong, "wrong"),
+        count(a.leaked_slots, b.leaked_slots, "leaked slots"),
+        count(a.stuck, b.stuck, "stuck"),
+    ];
+    let mut text = format!("{:<14}{:>14}{:>14}{:>10}\n", "", "A", "B", "B / A");
+    for line in lines {
+        let show = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{}{}", number(value), line.unit));
+        let ratio = match (line.a, line.b) {
+            (Some(a), Some(b)) if a > 0.0 => format!("{:.2}", b / a),
+            _ => "-".to_owned(),
+        };
+        text.push_str(&format!("{:<14}{:>14}{:>14}{ratio:>10}\n", line.name, show(line.a), show(line.b)));
+    }
+    if a.options != b.options {
+        text.push_str("\nThe two ran with different options.\n");
+    }
+    text
+}
+
+fn number(value: f64) -> String {
+    if value.fract() == 0.0 { format!("{value:.0}") } else { format!("{value:.1}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storm::plan::Wishes;
+
+    fn report(lost: u64, slow: u64) -> Report {
+        let plan = Plan::of(Wishes::default(), None, true, 4).unwrap();
+        let mut tally = Tally::new().unwrap();
+        for us in 1..=1_000 {
+            tally.completed(Kind::New, Duration::from_millis(us * 2), Duration::from_micros(us * slow));
+        }
+        tally.failed(Kind::New, Duration::from_millis(5), "refused");
+        let truth = Truth { durable: 2_000 - lost, lost, wrong: 0 };
+        Report::of(&plan, &tally, truth, Remains::default(), None, Some(600_000))
+    }
+
+    #[test]
+    fn the_numbers_are_those_of_the_tally() {
+        let good = report(0, 1);
+        assert_eq!((good.completed, good.failed, good.rate_per_s), (1_000, 1, 500.0));
+        assert_eq!(good.cpu_us_per_handshake, Some(600.0));
+        assert_eq!(good.latency_us.p99, 990);
+        assert!(good.is_good());
+        assert!(!report(1, 1).is_good());
+    }
+
+    #[test]
+    fn people_read_the_truth_and_the_comparison() {
+        let (a, b) = (report(0, 1), report(1, 2));
+        let detail = Detail::of(&Tally::new().unwrap(), None, 1, "after kill -9 and recovery".into());
+        assert!(text(&a, &detail).contains("0 lost, 0 wrong, 0 leaked slots, 0 stuck: good"));
+        assert!(text(&b, &detail).contains("1 lost, 0 wrong, 0 leaked slots, 0 stuck: NOT GOOD"));
+        let beside = comparison(&a, &b);
+        let line = beside.lines().find(|line| line.starts_with("p99 ")).unwrap();
+        assert_eq!(line.split_whitespace().collect::<Vec<_>>(), ["p99", "1", "ms", "2", "ms", "2.00"]);
+        let kept: Report = serde_json::from_str(&serde_json::to_string(&a).unwrap()).unwrap();
+        assert_eq!(kept, a);
+    }
+}

@@ -1,0 +1,240 @@
+//! Looks at a storm while it goes on, from a thread of its own: progress for the operator, and the node's own word on
+//! itself through its control socket.
+//!
+//! A *beat* asks the node for its status every [`BEAT_EVERY`]; its lag is how long after the intended moment the answer
+//! was there. That is what an operator would have waited. A beat that costs more comes more seldom, so that watching
+//! stays under a tenth of the control thread's time.
+//!
+//! Invariants (BOUND): [`BEATS_MAX`] beats are kept; older ones stay in the histogram.
+
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tokio::time::{Instant, sleep_until};
+
+use super::load::{Load, locked};
+use super::measure::{Percentiles, histogram};
+use crate::control::api::{ApiError, ErrorCode, StatusReply};
+use crate::control::client::Client;
+
+/// How often the node is asked how it is.
+const BEAT_EVERY: Duration = Duration::from_millis(50);
+/// Beats that are kept for the course.
+const BEATS_MAX: usize = 20_000;
+/// How long one answer may take.
+const BEAT_PATIENCE: Duration = Duration::from_secs(5);
+/// Between two lines of progress.
+const LINE_EVERY: Duration = Duration::from_secs(1);
+
+/// One answer of the node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Beat {
+    pub at_ms: u64,
+    pub lag_us: u64,
+    /// Changes of trust that are in memory and not on the disk yet.
+    pub waiting: u64,
+    pub half_open: u64,
+    pub sessions: u64,
+}
+
+/// What was seen.
+pub struct Seen {
+    pub lag: Histogram<u64>,
+    pub beats: Vec<Beat>,
+    /// Beats without an answer.
+    pub missed: u64,
+}
+
+/// How progress is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// A bar on a terminal, a line a second otherwise.
+    Shown,
+    Hidden,
+}
+
+/// The watching thread.
+pub struct Watch {
+    seen: Arc<Mutex<Seen>>,
+    thread: JoinHandle<()>,
+    end: Arc<tokio::sync::Notify>,
+}
+
+/// What one node says of itself.
+#[derive(Debug, Clone)]
+pub struct Socket {
+    pub control: PathBuf,
+    pub data_dir: PathBuf,
+}
+
+impl Socket {
+    /// Its status; `None` when it does not answer.
+    pub async fn status(&self) -> Option<StatusReply> {
+        let asked = async {
+            let client = Client::connect(&self.control, &self.data_dir).await.ok()?;
+            client.get("/v1/status").await.ok()
+        };
+        tokio::time::timeout(BEAT_PATIENCE, asked).await.ok().flatten()
+    }
+}
+
+impl Watch {
+    /// Begins to watch. Without a socket there is progress only.
+    ///
+    /// # Errors
+    /// If the system gives no thread.
+    pub fn begin(load: Arc<Load>, socket: Option<Socket>, progress: Progress) -> Result<Watch, ApiError> {
+        let no_thread = |error: std::io::Error| {
+            ApiError::new(ErrorCode::Failure, format!("The system gives no thread for watching: {error}."))
+        };
+        let seen = Arc::new(Mutex::new(Seen { lag: histogram()?, beats: Vec::new(), missed: 0 }));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(no_thread)?;
+        let end = Arc::new(tokio::sync::Notify::new());
+        let (kept, ended) = (seen.clone(), end.clone());
+        let thread = std::thread::Builder::new().name("watch".to_owned()).spawn(move || {
+            runtime.block_on(async {
+                let mut shown = Shown::new(&load, progress);
+                let beats = async {
+                    match &socket {
+                        Some(socket) => beat_again_and_again(&load, socket, &kept).await,
+                        None => std::future::pending().await,
+                    }
+                };
+                tokio::select! {
+                    () = beats => {}
+                    () = shown.go_on(&load) => {}
+                    () = ended.notified() => {}
+                }
+                shown.end();
+            });
+        });
+        Ok(Watch { seen, thread: thread.map_err(no_thread)?, end })
+    }
+
+    /// Ends watching.
+    pub fn end(self) -> Arc<Mutex<Seen>> {
+        self.end.notify_one();
+        // A thread that died has said so.
+        let _ = self.thread.join();
+        self.seen
+    }
+}
+
+async fn beat_again_and_again(load: &Load, socket: &Socket, seen: &Mutex<Seen>) {
+    let mut intended = Instant::now();
+    loop {
+        sleep_until(intended).await;
+        let status = socket.status().await;
+        let lag = intended.elapsed();
+        {
+            let mut seen = locked(seen);
+            match status {
+                Some(status) => {
+                    let lag_us = u64::try_from(lag.as_micros()).unwrap_or(u64::MAX);
+                    seen.lag.saturating_record(lag_us);
+                    if seen.beats.len() < BEATS_MAX {
+                        seen.beats.push(Beat {
+                            at_ms: u64::try_from(load.elapsed().as_millis()).unwrap_or(u64::MAX),
+                            lag_us,
+                            waiting: status.revision.saturating_sub(status.durable_revision),
+                            half_open: status.counts.half_open,
+                            sessions: status.counts.sessions,
+                        });
+                    }
+                }
+                None => seen.missed += 1,
+            }
+        }
+        let rest = (lag * 9).min(BEAT_EVERY * 20);
+        intended = (intended + BEAT_EVERY).max(Instant::now() + rest);
+    }
+}
+
+/// Progress, in one of its forms.
+enum Shown {
+    Bar(ProgressBar),
+    Lines,
+    Nothing,
+}
+
+impl Shown {
+    fn new(load: &Load, progress: Progress) -> Shown {
+        match progress {
+            Progress::Hidden => Shown::Nothing,
+            Progress::Shown if !std::io::stderr().is_terminal() => Shown::Lines,
+            Progress::Shown => {
+                let bar = ProgressBar::with_draw_target(load.operations(), ProgressDrawTarget::stderr());
+                let form = "{bar:30} {pos}/{len}  {elapsed}  {msg}";
+                bar.set_style(ProgressStyle::with_template(form).unwrap_or_else(|_| ProgressStyle::default_bar()));
+                Shown::Bar(bar)
+            }
+        }
+    }
+
+    async fn go_on(&mut self, load: &Load) {
+        let mut ticks = tokio::time::interval_at(Instant::now() + LINE_EVERY, LINE_EVERY);
+        let mut before = 0;
+        loop {
+            ticks.tick().await;
+            let (totals, recent) = {
+                let mut tally = locked(&load.tally);
+                let recent = Percentiles::of(&tally.recent);
+                tally.recent.reset();
+                (tally.totals(), recent)
+            };
+            let line = format!(
+                "{}/s  p50 {}  p99 {}  in flight {}  errors {}",
+                totals.completed - before,
+                milliseconds(recent.p50),
+                milliseconds(recent.p99),
+                load.in_flight.load(Ordering::Relaxed),
+                totals.failed
+            );
+            before = totals.completed;
+            match self {
+                Shown::Bar(bar) => {
+                    bar.set_position(totals.completed + totals.failed);
+                    bar.set_message(line);
+                }
+                Shown::Lines => {
+                    let at = load.elapsed().as_secs();
+                    // Nobody may be reading; the storm goes on.
+                    let _ = writeln!(std::io::stderr().lock(), "{at:>4} s  {:>7} done  {line}", totals.completed);
+                }
+                Shown::Nothing => {}
+            }
+        }
+    }
+
+    fn end(&self) {
+        if let Shown::Bar(bar) = self {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// Microseconds as milliseconds, for people.
+pub fn milliseconds(us: u64) -> String {
+    let ms = us as f64 / 1_000.0;
+    match us {
+        0..100_000 => format!("{ms:.1} ms"),
+        _ => format!("{ms:.0} ms"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_readable() {
+        assert_eq!(milliseconds(1_234), "1.2 ms");
+        assert_eq!(milliseconds(1_234_567), "1235 ms");
+    }
+}
