@@ -11,7 +11,7 @@ use handfast::clock::MonotonicClock;
 use handfast::control::api::{InitReply, RevokeReply, TrustReply};
 
 use crate::alone;
-use crate::ledger::{Change, Found, Ledger, Said, edges};
+use crate::ledger::{Answer, Change, Found, Ledger, Said, edges};
 use crate::machine::{Cutter, FileSystem, Image, Mount, Need, can_run, tool};
 use crate::program::{Client, Node, check_files, handfast, output, peer, reply};
 
@@ -93,9 +93,13 @@ impl Story {
         self.next += 1;
         let kind = if what == "trust" { "grant" } else { "revoke" };
         let answer: TrustReply = client.change(what, &peer(n), &note).unwrap();
-        let answer = (answer.revision, answer.durable);
-        self.changes.push(Change { peer: peer(n), said: Said { kind, note }, answer: Some(answer) });
-        answer.1
+        self.answered(n, Said { kind, note }, answer.revision, answer.durable);
+        answer.durable
+    }
+
+    fn answered(&mut self, n: u64, said: Said, revision: u64, durable: bool) {
+        let answer = Some(Answer { revision, durable, late: false });
+        self.changes.push(Change { peer: peer(n), said, answer });
     }
 
     fn the_disk_is_full(mut self) -> Self {
@@ -117,7 +121,7 @@ impl Story {
         assert_eq!((answer.state.as_str(), answer.durable), ("revoked", false));
         let said = Said { kind: "revoke", note: "while full".to_owned() };
         assert_eq!(edges(client.peers()).get(&peer(15)), Some(&said), "in force");
-        self.changes.push(Change { peer: peer(15), said, answer: Some((answer.revision, false)) });
+        self.answered(15, said, answer.revision, false);
         println!(
             "{}: full after {durable} more changes; revoke answered exit 9 after {seconds:.1} s; status: {}, {}",
             self.suite,
@@ -138,8 +142,8 @@ impl Story {
         let status = client.status();
         assert_eq!((status.health.as_str(), status.durable_revision), ("ok", status.revision), "{status:?}");
         // All that was answered as not durable is durable now.
-        for change in &mut self.changes {
-            change.answer = change.answer.map(|(revision, _)| (revision, true));
+        for answer in self.changes.iter_mut().filter_map(|change| change.answer.as_mut()) {
+            answer.durable = true;
         }
         assert!(self.change(&mut client, 16, "revoke"));
 

@@ -16,8 +16,32 @@ pub(crate) struct Said {
 pub(crate) struct Change {
     pub(crate) peer: String,
     pub(crate) said: Said,
-    /// What was answered: revision, and whether it is durable.
-    pub(crate) answer: Option<(u64, bool)>,
+    pub(crate) answer: Option<Answer>,
+}
+
+/// The answer to a change.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Answer {
+    pub(crate) revision: u64,
+    pub(crate) durable: bool,
+    /// The cut had begun when the answer came. Such an answer proves nothing: an fsync that is under way while ext4 is
+    /// shut down may end well although the journal has dropped what it waited for, which a program of ten lines shows
+    /// as well. With real power, nobody would have been left to hear it.
+    pub(crate) late: bool,
+}
+
+impl Change {
+    fn is_durable(&self) -> bool {
+        self.answer.is_some_and(|answer| answer.durable)
+    }
+
+    fn is_certain(&self) -> bool {
+        self.answer.is_some_and(|answer| answer.durable && !answer.late)
+    }
+
+    fn revision(&self) -> Option<u64> {
+        self.answer.map(|answer| answer.revision)
+    }
 }
 
 /// What a node shows right after its start.
@@ -38,6 +62,9 @@ pub(crate) fn edges(peers: PeersReply) -> BTreeMap<String, Said> {
 pub(crate) struct Counts {
     pub(crate) asked: usize,
     pub(crate) acknowledged: usize,
+    /// Acknowledged when the cut had begun, and how many of them are not there.
+    pub(crate) late: usize,
+    pub(crate) late_missing: usize,
     /// Changes that nobody was told of and that are there: legal.
     pub(crate) unasked_for: usize,
 }
@@ -46,6 +73,8 @@ impl Counts {
     pub(crate) fn add(&mut self, other: Self) {
         self.asked += other.asked;
         self.acknowledged += other.acknowledged;
+        self.late += other.late;
+        self.late_missing += other.late_missing;
         self.unasked_for += other.unasked_for;
     }
 }
@@ -63,12 +92,20 @@ impl Ledger {
     ///
     /// ACK: what was answered as durable is there. ATOM: what is there is what memory held at the revision found.
     pub(crate) fn judge(&mut self, changes: &[Change], found: Found) -> Result<Counts, String> {
-        let acknowledged = changes.iter().filter_map(|change| change.answer.filter(|(_, durable)| *durable));
-        let newest = acknowledged.clone().map(|(revision, _)| revision).max().unwrap_or(0).max(self.revision);
+        let certain = changes.iter().filter(|change| change.is_certain());
+        let newest = certain.clone().filter_map(Change::revision).max().unwrap_or(0).max(self.revision);
         if found.revision < newest {
             return Err(format!("LOST: revision {newest} was acknowledged, {} was found", found.revision));
         }
-        let mut counts = Counts { asked: changes.len(), acknowledged: acknowledged.count(), unasked_for: 0 };
+        let late = changes.iter().filter(|change| change.is_durable() && !change.is_certain());
+        let missing = late.clone().filter(|change| change.revision() > Some(found.revision));
+        let mut counts = Counts {
+            asked: changes.len(),
+            acknowledged: certain.count(),
+            late: late.count(),
+            late_missing: missing.count(),
+            unasked_for: 0,
+        };
         let mut by_peer: BTreeMap<&str, Vec<&Change>> = BTreeMap::new();
         for change in changes {
             by_peer.entry(&change.peer).or_default().push(change);
@@ -97,16 +134,14 @@ impl Ledger {
             let place = changes.iter().position(|change| Some(&change.said) == shown);
             place.ok_or_else(|| format!("INVENTED: {peer} says {shown:?}, which nobody asked for"))? + 1
         };
-        let is_durable = |change: &&Change| change.answer.is_some_and(|(_, durable)| durable);
-        if let Some(lost) = changes[at..].iter().find(|change| is_durable(change)) {
+        if let Some(lost) = changes[at..].iter().find(|change| change.is_certain()) {
             return Err(format!("LOST: {lost:?} was acknowledged, {shown:?} was found"));
         }
-        let revision = |change: &&&Change| change.answer.map(|(revision, _)| revision);
-        let too_new = changes[..at].iter().filter_map(|change| revision(&change)).find(|r| *r > found.revision);
-        let left_out = changes[at..].iter().filter_map(|change| revision(&change)).find(|r| *r <= found.revision);
+        let too_new = changes[..at].iter().filter_map(|change| change.revision()).find(|r| *r > found.revision);
+        let left_out = changes[at..].iter().filter_map(|change| change.revision()).find(|r| *r <= found.revision);
         if too_new.or(left_out).is_some() {
             return Err(format!("MIXED: {peer} says {shown:?} at revision {}: {changes:?}", found.revision));
         }
-        Ok(changes[..at].iter().filter(|change| !is_durable(change)).count())
+        Ok(changes[..at].iter().filter(|change| !change.is_durable()).count())
     }
 }

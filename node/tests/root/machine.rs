@@ -100,11 +100,11 @@ impl Image {
     /// An ext4 file system whose own tables and journal have room for good, and whose data has none yet: below it,
     /// space is taken as files grow, and may run out.
     pub(crate) fn make_thin(file: PathBuf, bytes: u64) -> Self {
-        let image = std::fs::File::create_new(&file).unwrap();
-        rustix::fs::fallocate(&image, rustix::fs::FallocateFlags::empty(), 0, bytes).unwrap();
-        let arguments = ["-q", "-m", "0", "-E", "nodiscard,lazy_itable_init=0,lazy_journal_init=0"].map(OsStr::new);
-        tool("mkfs.ext4", arguments.into_iter().chain([file.as_os_str()]));
-        Self { file, file_system: FileSystem { bytes, ..FileSystem::EXT4 } }
+        let image = Self::make(file, FileSystem { bytes, ..FileSystem::EXT4 });
+        let opened = std::fs::OpenOptions::new().write(true).open(&image.file).unwrap();
+        // All of it gets room; what is free inside gives it back as soon as it is mounted.
+        rustix::fs::fallocate(&opened, rustix::fs::FallocateFlags::empty(), 0, bytes).unwrap();
+        image
     }
 
     pub(crate) fn mount(&self, at: &Path) -> Mount {

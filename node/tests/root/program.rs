@@ -1,5 +1,6 @@
 //! The real program: a node that runs, commands, and its control socket.
 
+use std::ffi::OsString;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -17,9 +18,14 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often to look for a thread.
 const LOOKS_MAX: usize = 10_000;
 
+/// The program under test. A copy, if one is named: builds that go on beside do not change it.
+fn under_test() -> OsString {
+    std::env::var_os("HANDFAST_ROOT_PROGRAM").unwrap_or_else(|| env!("CARGO_BIN_EXE_handfast").into())
+}
+
 /// A command line of handfast for this data directory, with nothing of this environment's settings.
 pub(crate) fn handfast(directory: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_handfast"));
+    let mut command = Command::new(under_test());
     under(&mut command, directory, arguments);
     command
 }
@@ -27,7 +33,7 @@ pub(crate) fn handfast(directory: &Path, arguments: &[&str]) -> Command {
 /// The same, run by another program, which is told so by `before`.
 pub(crate) fn handfast_under(program: &str, before: &[&str], directory: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(program);
-    command.args(before).arg(env!("CARGO_BIN_EXE_handfast"));
+    command.args(before).arg(under_test());
     under(&mut command, directory, arguments);
     command
 }

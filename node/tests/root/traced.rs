@@ -8,6 +8,7 @@ use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::sync_channel;
+
 use std::time::Duration;
 
 use handfast::clock::MonotonicClock;
@@ -236,10 +237,10 @@ fn is_compacted(client: &mut Client) -> bool {
 }
 
 /// strace, attached to one thread. Dropping it lets go.
-struct Tracer(Child);
+pub(crate) struct Tracer(Child);
 
 impl Tracer {
-    fn attach(thread: u32, rules: &[&str]) -> Self {
+    pub(crate) fn attach(thread: u32, rules: &[&str]) -> Self {
         let mut command = Command::new("strace");
         command.args(["-o", "/dev/null"]).args(rules).arg("-p").arg(thread.to_string());
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
