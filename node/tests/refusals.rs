@@ -49,9 +49,11 @@ fn a_wait_that_is_over_before_anything_was_heard_says_so_too() {
     let a = Home::new().start();
     let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
     let at = format!("{}@{}", stranger(1), silent.local_addr().unwrap());
-    a.home().refused(5, ["trust", &at, "--wait", "1s"]).says("has not got our request");
-    let (b, c) = (Home::new().start(), a);
-    c.home().refused(5, ["trust", &b.at(), "--wait", "2s"]).says("has not decided");
+    a.home().refused(5, ["trust", &at, "--wait", "1s"]).says("it has not got our request");
+    let b = Home::new().start();
+    let asked = a.home().begin(["trust", &b.at(), "--wait", "3s"]);
+    b.until_state(&a.id(), "pending");
+    asked.done().refused(5).says("it has not decided");
 }
 
 #[test]
