@@ -223,7 +223,7 @@ fn random_lives() {
         return;
     }
     let mut all = Lived::default();
-    let seeds = number("HANDFAST_SIM_SEEDS").unwrap_or(400);
+    let seeds = number("HANDFAST_SIM_SEEDS").unwrap_or(1_000);
     for seed in 0..seeds {
         let lived = live(seed);
         all.changes += lived.changes;

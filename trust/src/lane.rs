@@ -242,7 +242,8 @@ impl<R: Record, M: Medium> Log<R, M> {
         let records = pending.records;
         let revision = pending.revision;
         let finished = checkpoint.finish(context.medium, &pending.changes, (revision, records));
-        self.pending = Some(pending);
+        // With nothing new in it, it owes the log nothing if it fails.
+        self.pending = (revision > self.publisher.current()).then_some(pending);
         match finished {
             Ok(file) => {
                 self.file = file;

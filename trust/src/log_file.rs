@@ -16,6 +16,7 @@ use crate::error::{DiskError, DiskErrorKind};
 use crate::frame::{Digest, FILE_HEADER_BYTES, FRAME_OVERHEAD_BYTES, FileHeader, FrameKind, Payload, encode_frame};
 use crate::medium::{MediumFile, uninterrupted, write_all};
 use crate::record::Revision;
+use crate::sync::die;
 
 /// How much is allocated at a time at most: room for thousands of changes, so that few appends change the file's length.
 pub const ALLOCATION_BYTES: u64 = 1 << 20;
@@ -48,6 +49,8 @@ pub(crate) struct LogFile<F> {
     end: u64,
     /// Length of the file: `end`, or more where room is allocated.
     length: u64,
+    /// Of the last batch, or of the snapshot.
+    revision: Revision,
     chain: Digest,
     sizes: PutSizes,
     frame: Vec<u8>,
@@ -62,7 +65,7 @@ impl<F: MediumFile> LogFile<F> {
         file: F,
         header: FileHeader,
         (end, length): (u64, u64),
-        chain: Digest,
+        (revision, chain): (Revision, Digest),
         sizes: PutSizes,
     ) -> Self {
         Self {
@@ -70,6 +73,7 @@ impl<F: MediumFile> LogFile<F> {
             header,
             end,
             length,
+            revision,
             chain,
             sizes,
             frame: Vec::new(),
@@ -83,7 +87,7 @@ impl<F: MediumFile> LogFile<F> {
     pub(crate) fn begin(mut file: F, header: FileHeader) -> Result<Self, DiskError> {
         write_all(&mut file, 0, &header.encode())?;
         let end = FILE_HEADER_BYTES as u64;
-        let mut log = Self::opened(file, header, (end, end), header.chain_start(), PutSizes::default());
+        let mut log = Self::opened(file, header, (end, end), (header.base, header.chain_start()), PutSizes::default());
         log.touched = true;
         Ok(log)
     }
@@ -118,11 +122,15 @@ impl<F: MediumFile> LogFile<F> {
     /// Writes a frame without syncing it: for a file that nobody reads before it is synced and renamed.
     pub(crate) fn write(&mut self, kind: FrameKind, revision: Revision, payload: &Payload) -> Result<u64, DiskError> {
         let chain = self.write_frame(kind, revision, payload)?;
-        Ok(self.advance(chain, payload))
+        Ok(self.advance(revision, chain, payload))
     }
 
     /// Appends a batch and syncs it: steps 1 to 4. Returns how many bytes it took.
     pub(crate) fn append(&mut self, revision: Revision, payload: &Payload, allocation: u64) -> Result<u64, DiskError> {
+        if revision <= self.revision {
+            // Recovery would refuse the file: better not to write it.
+            die("a batch that does not follow the one before it");
+        }
         self.touched = true;
         self.allocate_for(payload, allocation.min(ALLOCATION_BYTES));
         let chain = match self.write_frame(FrameKind::Batch, revision, payload) {
@@ -136,7 +144,7 @@ impl<F: MediumFile> LogFile<F> {
             self.appendable = false;
             return Err(error);
         }
-        Ok(self.advance(chain, payload))
+        Ok(self.advance(revision, chain, payload))
     }
 
     /// Asks the system to begin writing back what follows `offset`, so that the sync to come is short.
@@ -170,9 +178,10 @@ impl<F: MediumFile> LogFile<F> {
         Ok(digest)
     }
 
-    fn advance(&mut self, chain: Digest, payload: &Payload) -> u64 {
+    fn advance(&mut self, revision: Revision, chain: Digest, payload: &Payload) -> u64 {
         let bytes = (payload.bytes.len() + FRAME_OVERHEAD_BYTES) as u64;
         self.sizes.add(u64::from(payload.count), bytes);
+        self.revision = revision;
         self.chain = chain;
         self.end += bytes;
         self.length = self.length.max(self.end);

@@ -111,7 +111,13 @@ pub fn open<R: Record, M: Medium>(medium: &mut M, site: &Site, floor: &Floor) ->
         settle(medium, &mut file, &replayed).map_err(|error| StoreError::io(name, error))?;
         length = if replayed.torn_bytes > 0 { replayed.end } else { length };
     }
-    let mut log = LogFile::opened(file, replayed.header, (replayed.end, length), replayed.chain, replayed.sizes);
+    let mut log = LogFile::opened(
+        file,
+        replayed.header,
+        (replayed.end, length),
+        (replayed.revision, replayed.chain),
+        replayed.sizes,
+    );
     if !vouched {
         tracing::info!(file = name, revision = %replayed.revision, %durable, "not stopped cleanly: written anew");
         log.close();

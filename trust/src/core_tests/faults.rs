@@ -227,3 +227,20 @@ fn a_clean_stop_is_believed() {
     assert_eq!(rig.step(), Next::Idle);
     assert_eq!(rig.drainer.health().snapshot().checkpoints, 0);
 }
+
+#[test]
+fn a_compaction_that_fails_at_its_end_with_nothing_new_owes_nothing() {
+    let disk = SimDisk::default();
+    let mut rig = Rig::on(&disk);
+    rig.put(1, b"one");
+    rig.settle(FIVE_SECONDS);
+    rig.drainer.compact();
+    while disk.trace().last().unwrap().0 != DiskOp::Sync || disk.content("trust.hf.tmp").is_none() {
+        rig.step();
+    }
+    disk.set_faults(fail(DiskOp::Sync, 1));
+    rig.step();
+    assert_eq!(rig.drainer.health().snapshot().checkpoint_failures, 1);
+    rig.put(2, b"two");
+    check_recovers(&disk, &mut rig);
+}
