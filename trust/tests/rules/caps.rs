@@ -236,9 +236,9 @@ fn a_rules_budget_by_the_hour_survives_reopening_and_a_clock_set_back() {
     for (minutes, expected) in [(61, true), (62, false), (71, true), (72, false), (200, true)] {
         assert_eq!(granted(&node, begin.plus(minutes * MINUTE)), expected, "{minutes}");
     }
-    // Set back by a day: what is granted from then on is counted.
-    let back: Vec<bool> =
-        (0..5).map(|minutes| granted(&node, UnixMillis(NOON.0 - 24 * HOUR).plus(minutes * MINUTE))).collect();
+    // Set back by most of a day, to minutes that share their places in the count with later ones.
+    let long_before = UnixMillis(begin.0 - 20 * 64 * MINUTE);
+    let back: Vec<bool> = (0..5).map(|ten| granted(&node, long_before.plus(ten * 10 * MINUTE))).collect();
     assert_eq!(back, [true, true, true, false, false]);
 }
 

@@ -166,19 +166,21 @@ fn a_record_keeps_its_last_sixteen_transitions() {
 
 #[test]
 fn a_newer_revoke_of_ours_that_is_proven_is_in_force_again() {
-    let (node, peer) = (Node::plain(), Peer::new(1));
-    node.trust(&peer, NOON);
-    let updated = node.hears(&peer, &peer.grants(5), NOON);
-    assert_eq!(updated.state, TrustState::Trusted);
-    node.heard();
-    let revoke = peer.was_told(terms(Kind::Revoke, NOON.0 + 9));
+    let peer = Peer::new(1);
     // Together with news of the peer's: what took trust away is our own word.
-    let updated = node.book.merge(peer.id(), &shown(Some(&peer.grants(6)), Some(&revoke)), None, NOON);
-    assert_eq!(did(&updated), Some((Cause::Restored, TrustState::Trusted, TrustState::Revoked)));
-    assert_eq!(updated.transition.unwrap().digest, Some(revoke.digest()));
-    assert_eq!(node.heard().len(), 1);
-    node.trust(&peer, NOON);
-    assert!(node.record(&peer).ours.as_ref().unwrap().terms.epoch > NOON.0 + 9);
+    for news in [None, Some(peer.grants(6)), Some(peer.revokes(6))] {
+        let node = Node::plain();
+        node.trust(&peer, NOON);
+        assert_eq!(node.hears(&peer, &peer.grants(5), NOON).state, TrustState::Trusted);
+        node.heard();
+        let revoke = peer.was_told(terms(Kind::Revoke, NOON.0 + 9));
+        let updated = node.book.merge(peer.id(), &shown(news.as_ref(), Some(&revoke)), None, NOON);
+        assert_eq!(did(&updated), Some((Cause::Restored, TrustState::Trusted, TrustState::Revoked)));
+        assert_eq!(updated.transition.unwrap().digest, Some(revoke.digest()));
+        assert_eq!(node.heard().len(), 1);
+        node.trust(&peer, NOON);
+        assert!(node.record(&peer).ours.as_ref().unwrap().terms.epoch > NOON.0 + 9);
+    }
 }
 
 #[test]
