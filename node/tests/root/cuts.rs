@@ -28,8 +28,8 @@ const WRITERS: u64 = 8;
 const PEERS_PER_WRITER: u64 = 48;
 /// Acknowledgements after which a cut comes that waited for something in vain: more than lie between two checkpoints.
 const ACKNOWLEDGEMENTS_MAX: u64 = 12_000;
-/// About as long as an init takes, and a little longer.
-const INIT_US_MAX: u64 = 9_000;
+/// About as long as an init takes once it has begun, and a little longer.
+const INIT_US_MAX: u64 = 6_000;
 const QUIET_MAX: Duration = Duration::from_secs(20);
 /// In all: 30 for each file system.
 const CUTS_DEFAULT: u64 = 90;
@@ -308,7 +308,8 @@ fn cut_init(file_system: FileSystem) {
         let directory = at.join(format!("data-{cut}"));
         let cutter = Cutter::at(&mount);
         let mut command = handfast(&directory, &["init"]);
-        let child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        while !directory.exists() && child.try_wait().unwrap().is_none() {}
         let clock = MonotonicClock::start();
         let moment = Duration::from_micros(rng.random_range(0..INIT_US_MAX));
         while clock.now().0 < moment {
