@@ -22,12 +22,6 @@ pub fn peer(number: u64) -> PeerId {
     PeerId::from_stored(spread_bytes(number))
 }
 
-/// Peers 0 to `count`.
-#[must_use]
-pub fn peers(count: usize) -> Vec<PeerId> {
-    (0..count as u64).map(peer).collect()
-}
-
 /// 32 bytes from a number, all different (splitmix64).
 #[must_use]
 pub fn spread_bytes(number: u64) -> [u8; 32] {
@@ -64,6 +58,12 @@ impl Numbers {
     pub const fn below(&mut self, end: usize) -> usize {
         self.0 = self.0.wrapping_add(1);
         ((mix(self.0) as u128 * end as u128) >> 64) as usize
+    }
+
+    /// One of so many peers.
+    #[must_use]
+    pub fn peer(&mut self, peers: usize) -> PeerId {
+        peer(self.below(peers) as u64)
     }
 }
 

@@ -52,9 +52,33 @@ pub fn run<T: Send>(
     })
 }
 
-/// How often the system has taken the processor from this thread.
-#[must_use]
-pub fn preemptions() -> i64 {
-    use nix::sys::resource::{UsageWho, getrusage};
-    getrusage(UsageWho::RUSAGE_THREAD).map_or(0, |usage| usage.involuntary_context_switches())
+/// What the system has done to this thread so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Disturbances {
+    preemptions: i64,
+    page_faults: i64,
+}
+
+impl Disturbances {
+    /// Up to now.
+    #[must_use]
+    pub fn now() -> Self {
+        use nix::sys::resource::{UsageWho, getrusage};
+        getrusage(UsageWho::RUSAGE_THREAD).map_or(Self { preemptions: 0, page_faults: 0 }, |usage| Self {
+            preemptions: usage.involuntary_context_switches(),
+            page_faults: usage.minor_page_faults() + usage.major_page_faults(),
+        })
+    }
+
+    /// Whether the processor was not taken from it since.
+    #[must_use]
+    pub const fn kept_the_processor_since(&self, earlier: &Self) -> bool {
+        self.preemptions == earlier.preemptions
+    }
+
+    /// Whether it touched memory since that the system had to provide first.
+    #[must_use]
+    pub const fn has_faulted_since(&self, earlier: &Self) -> bool {
+        self.page_faults != earlier.page_faults
+    }
 }

@@ -6,10 +6,9 @@ use anyhow::Result;
 use handfast_benches::records::{NOW, Numbers};
 use handfast_benches::threads::{self, Signal};
 use handfast_benches::{Latencies, Stopwatch, Table, rate, stand};
-use handfast_protocol::PeerId;
 use handfast_trust::{Book, Direction, Policy, Purpose};
 
-use crate::memory::{Changes, Subject, change_until, sum};
+use crate::memory::{Changes, Subject, change_until, peers, sum};
 use crate::options::Options;
 
 const READERS: usize = 2;
@@ -43,17 +42,18 @@ struct Asked {
 }
 
 /// Asks until it is over; of 100 operations `changes` are changes.
-fn ask_until(book: &Book, peers: &[PeerId], thread: usize, percent: u64, signal: &Signal) -> Asked {
+fn ask_until(book: &Book, size: usize, thread: usize, percent: u64, signal: &Signal) -> Asked {
     let mut out = Asked::default();
+    let peers = peers(size);
     let mut numbers = Numbers::new(thread as u64 + 1_000);
-    let mut changes = Changes::new(book.store(), peers, thread);
+    let mut changes = Changes::new(book.store(), size, thread);
     let watch = Stopwatch::start();
     while !signal.is_over() {
         for _ in 0..100 - percent {
-            let peer = &peers[numbers.below(peers.len())];
+            let peer = numbers.peer(peers);
             let sampled = out.operations % SAMPLE == 0;
             let begin = if sampled { watch.ns() } else { 0 };
-            out.passed += u64::from(book.authorise(peer, Purpose::Session, Direction::Inbound, NOW).is_ok());
+            out.passed += u64::from(book.authorise(&peer, Purpose::Session, Direction::Inbound, NOW).is_ok());
             if sampled {
                 out.latencies.add_ns(watch.ns() - begin);
             }
@@ -94,8 +94,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let subjects: Vec<_> = options.sizes.iter().map(|size| Subject::on_disk(*size)).collect::<Result<_>>()?;
     for subject in &subjects {
         // So that there is something to pass.
-        let mut changes = Changes::new(&subject.stand.store, &subject.peers, 0);
-        (0..subject.peers.len().min(10_000)).for_each(|_| {
+        let mut changes = Changes::new(&subject.stand.store, subject.size, 0);
+        (0..peers(subject.size).min(10_000)).for_each(|_| {
             changes.make();
         });
         subject.stand.settle()?;
@@ -106,7 +106,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             subject.at_each_speed(|on| {
                 for percent in [0, 1, 10] {
                     let (parts, time) = threads::run(READERS, options.time, |number, signal| {
-                        ask_until(&book, &subject.peers, number, percent, signal)
+                        ask_until(&book, subject.size, number, percent, signal)
                     })?;
                     mixed.add(&format!("{}, {on}, {percent} %", subject.size), &figures(&parts, time));
                     subject.stand.settle()?;
@@ -132,9 +132,9 @@ enum Part {
 fn readers_beside(subject: &Subject, book: &Book, writers: usize, time: Duration) -> Result<[f64; 6]> {
     let (parts, time) = threads::run(READERS + writers, time, |number, signal| {
         if number < READERS {
-            Part::Asked(ask_until(book, &subject.peers, number, 0, signal))
+            Part::Asked(ask_until(book, subject.size, number, 0, signal))
         } else {
-            Part::Changed(change_until(Changes::new(book.store(), &subject.peers, number), signal))
+            Part::Changed(change_until(Changes::new(book.store(), subject.size, number), signal))
         }
     })?;
     let (mut asked, mut changed) = (Vec::new(), Latencies::new());

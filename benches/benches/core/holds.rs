@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use anyhow::Result;
 use handfast_benches::records;
-use handfast_benches::threads::{self, Signal, preemptions};
+use handfast_benches::threads::{self, Disturbances, Signal};
 use handfast_benches::{Latencies, Place, SlowDir, Stand, Table, stand};
 use handfast_protocol::PeerId;
 use handfast_trust::{HoldTimesSnapshot, Monotonic, Next, Store, TrustRecord};
 
-use crate::memory::{Changes, FEW};
+use crate::memory::Changes;
 use crate::options::Options;
 
 const MANY: usize = 1_000_000;
@@ -30,23 +30,34 @@ const COLUMNS: &[&str] = &[
     "changes: p99.9 us",
     "max us",
     "max us, not preempted",
+    "max us, nor page fault",
+    "p99.9 us, nor page fault",
     "% preempted",
+    "% with page fault",
 ];
 
 /// What the threads saw from inside.
 #[derive(Default)]
 struct Held {
     all: Latencies,
-    clean: Latencies,
+    /// The processor was not taken from the thread.
+    kept: Latencies,
+    /// Nor did it touch memory that the system had to provide first.
+    calm: Latencies,
 }
 
 impl Held {
     fn make(&mut self, changes: &mut Changes<'_>, peer: Option<PeerId>) {
-        let before = preemptions();
-        let held = changes.make_held(peer);
+        let change = changes.prepare(peer);
+        let before = Disturbances::now();
+        let held = change.make_held();
+        let after = Disturbances::now();
         self.all.add_ns(held);
-        if preemptions() == before {
-            self.clean.add_ns(held);
+        if after.kept_the_processor_since(&before) {
+            self.kept.add_ns(held);
+            if !after.has_faulted_since(&before) {
+                self.calm.add_ns(held);
+            }
         }
     }
 }
@@ -60,27 +71,32 @@ fn change_until(mut changes: Changes<'_>, over: impl Fn() -> bool) -> Held {
 }
 
 #[allow(clippy::cast_precision_loss)]
-fn row(store: &Store<TrustRecord>, before: &HoldTimesSnapshot, parts: &[Held]) -> [f64; 9] {
+fn row(store: &Store<TrustRecord>, before: &HoldTimesSnapshot, parts: &[Held]) -> [f64; 12] {
     let mut holds = store.hold_times();
     for (count, before) in holds.counts.iter_mut().zip(before.counts) {
         *count -= before;
     }
     let us = |time: Duration| time.as_nanos() as f64 / 1_000.0;
-    let (mut all, mut clean) = (Latencies::new(), Latencies::new());
+    let mut sum = Held::default();
     for part in parts {
-        all.merge(&part.all);
-        clean.merge(&part.clean);
+        sum.all.merge(&part.all);
+        sum.kept.merge(&part.kept);
+        sum.calm.merge(&part.calm);
     }
+    let share = |part: u64| 100.0 * part as f64 / sum.all.len().max(1) as f64;
     [
         holds.counts.iter().sum::<u64>() as f64,
         us(holds.quantile(0.5)),
         us(holds.quantile(0.99)),
         us(holds.quantile(0.999)),
         us(holds.max),
-        all.us(0.999),
-        all.us(1.0),
-        clean.us(1.0),
-        100.0 * (all.len() - clean.len()) as f64 / all.len().max(1) as f64,
+        sum.all.us(0.999),
+        sum.all.us(1.0),
+        sum.kept.us(1.0),
+        sum.calm.us(1.0),
+        sum.calm.us(0.999),
+        share(sum.all.len() - sum.kept.len()),
+        share(sum.kept.len() - sum.calm.len()),
     ]
 }
 
@@ -88,13 +104,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let mut table = Table::new(COLUMNS);
     let place = Place::on_disk("holds")?;
     Stand::filled(&place, MANY)?.stop()?;
-    let peers = records::peers(MANY);
     let mut walk = Table::new(&["drainer alone", "steps", "max us <, not preempted", "max us <"]);
     for _ in 0..options.rounds {
         for threads in &options.threads {
             table.add(&format!("nothing else, few records, {threads}"), &quiet(*threads, options.time)?);
-            table.add(&format!("fsync hung, {threads}"), &hung(&place, &peers, *threads)?);
-            table.add(&format!("checkpoint of 1M, {threads}"), &checkpoint(&place, &peers, *threads)?);
+            table.add(&format!("fsync hung, {threads}"), &hung(&place, *threads)?);
+            table.add(&format!("checkpoint of 1M, {threads}"), &checkpoint(&place, *threads)?);
             table.add(&format!("growth 0 to 1M, {threads}"), &growth(*threads)?);
         }
         walk.add("checkpoint of 1M", &steps(&place)?);
@@ -103,25 +118,24 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-fn quiet(threads: usize, time: Duration) -> Result<[f64; 9]> {
+fn quiet(threads: usize, time: Duration) -> Result<[f64; 12]> {
     let place = Place::on_disk("quiet")?;
     let stand = Stand::filled(&place, 0)?;
-    let peers = records::peers(FEW);
     let before = stand.store.hold_times();
     let (parts, _) = threads::run(threads, time, |number, signal: &Signal| {
-        change_until(Changes::new(&stand.store, &peers, number), || signal.is_over())
+        change_until(Changes::new(&stand.store, 0, number), || signal.is_over())
     })?;
     let out = row(&stand.store, &before, &parts);
     stand.stop()?;
     Ok(out)
 }
 
-fn hung(place: &Place, peers: &[PeerId], threads: usize) -> Result<[f64; 9]> {
+fn hung(place: &Place, threads: usize) -> Result<[f64; 12]> {
     let stand = Stand::open(place, false)?;
     stand.slow.set(HANGS);
     let before = stand.store.hold_times();
     let (parts, _) = threads::run(threads, HANGS, |number, signal| {
-        change_until(Changes::new(&stand.store, peers, number), || signal.is_over())
+        change_until(Changes::new(&stand.store, MANY, number), || signal.is_over())
     })?;
     let out = row(&stand.store, &before, &parts);
     stand.slow.set(Duration::ZERO);
@@ -130,11 +144,11 @@ fn hung(place: &Place, peers: &[PeerId], threads: usize) -> Result<[f64; 9]> {
     Ok(out)
 }
 
-fn checkpoint(place: &Place, peers: &[PeerId], threads: usize) -> Result<[f64; 9]> {
+fn checkpoint(place: &Place, threads: usize) -> Result<[f64; 12]> {
     let stand = Stand::open(place, true)?;
     let before = stand.store.hold_times();
     let (parts, _) = threads::run(threads, Duration::ZERO, |number, _| {
-        change_until(Changes::new(&stand.store, peers, number), || stand.health().checkpoints > 0)
+        change_until(Changes::new(&stand.store, MANY, number), || stand.health().checkpoints > 0)
     })?;
     let out = row(&stand.store, &before, &parts);
     stand.settle()?;
@@ -142,13 +156,12 @@ fn checkpoint(place: &Place, peers: &[PeerId], threads: usize) -> Result<[f64; 9
     Ok(out)
 }
 
-fn growth(threads: usize) -> Result<[f64; 9]> {
+fn growth(threads: usize) -> Result<[f64; 12]> {
     let place = Place::on_disk("growth")?;
     let stand = Stand::filled(&place, 0)?;
-    let few = records::peers(FEW);
     let before = stand.store.hold_times();
     let (parts, _) = threads::run(threads, Duration::ZERO, |number, _| {
-        let mut changes = Changes::new(&stand.store, &few, number);
+        let mut changes = Changes::new(&stand.store, 0, number);
         let mut out = Held::default();
         for peer in (number..MANY).step_by(threads) {
             out.make(&mut changes, Some(records::peer(peer as u64)));
@@ -168,12 +181,12 @@ fn steps(place: &Place) -> Result<[f64; 3]> {
     let (store, mut drainer) = stand::opened::<TrustRecord, _>(medium, true)?;
     let (mut steps, mut longest, mut longest_clean) = (0_u32, 0, 0);
     loop {
-        let before = (store.hold_times(), preemptions());
+        let before = (store.hold_times(), Disturbances::now());
         let next = drainer.step(Monotonic::default());
         let after = store.hold_times();
         let bucket = (0..after.counts.len()).rev().find(|at| after.counts[*at] > before.0.counts[*at]).unwrap_or(0);
         longest = longest.max(bucket);
-        if preemptions() == before.1 {
+        if Disturbances::now().kept_the_processor_since(&before.1) {
             longest_clean = longest_clean.max(bucket);
         }
         steps += 1;

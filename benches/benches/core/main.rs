@@ -5,10 +5,13 @@
 #![allow(clippy::print_stdout, reason = "tables are what this program is for")]
 
 mod authorise;
+mod checkpoint;
 mod durable;
 mod holds;
 mod memory;
+mod opening;
 mod options;
+mod storm;
 mod verified;
 
 use anyhow::Result;
@@ -25,6 +28,9 @@ WHAT
   authorise   who may pass, asked by two threads, with 0, 1 and 10 % changes; and by readers beside writers
   holds       how long the store's lock is held: fsync hung, checkpoint, growth
   durable     changes awaited one by one, in batches and by 256 waiters, beside a bare append and fdatasync
+  storm       bytes written per durable change, in a storm and by checkpoints
+  open        time and memory to open a store
+  checkpoint  how long an acknowledgement takes while a checkpoint runs
 
 OPTIONS
   --sizes N,N,..   records that exist already [0,10000,100000,1000000]
@@ -35,6 +41,16 @@ OPTIONS
 
 fn main() -> Result<()> {
     let mut arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [child, path] = arguments.as_slice()
+        && child == opening::CHILD
+    {
+        return opening::child(path);
+    }
+    if let [child, path, count] = arguments.as_slice()
+        && child == opening::PLAIN_CHILD
+    {
+        return opening::plain_child(path, count.parse()?);
+    }
     // `cargo test --all-targets` runs this without it: there is nothing to test.
     if !arguments.iter().any(|argument| argument == "--bench") {
         return Ok(());
@@ -62,6 +78,9 @@ fn chosen(what: &str) -> Option<fn(&Options) -> Result<()>> {
         "authorise" => authorise::run,
         "holds" => holds::run,
         "durable" => durable::run,
+        "storm" => storm::run,
+        "open" => opening::run,
+        "checkpoint" => checkpoint::run,
         _ => return None,
     })
 }

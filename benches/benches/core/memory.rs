@@ -23,7 +23,6 @@ pub(crate) struct Subject {
     pub(crate) size: usize,
     pub(crate) on: &'static str,
     pub(crate) stand: Stand<TrustRecord>,
-    pub(crate) peers: Vec<PeerId>,
     _place: Place,
 }
 
@@ -38,7 +37,7 @@ impl Subject {
 
     fn new(size: usize, on: &'static str, place: Place) -> Result<Self> {
         let stand = Stand::filled(&place, size)?;
-        Ok(Self { size, on, stand, peers: records::peers(size.max(FEW)), _place: place })
+        Ok(Self { size, on, stand, _place: place })
     }
 
     /// Runs `measure` as the disk is, and on the disk also with slow syncs; the backlog of one is gone before the next.
@@ -56,10 +55,15 @@ impl Subject {
     }
 }
 
+/// To how many peers changes go in a store of this size.
+pub(crate) fn peers(size: usize) -> usize {
+    size.max(FEW)
+}
+
 /// One thread's changes: grants and revokes in turns, each of another peer of its own share.
 pub(crate) struct Changes<'a> {
     store: &'a Store<TrustRecord>,
-    peers: &'a [PeerId],
+    peers: usize,
     templates: [TrustRecord; 2],
     numbers: Numbers,
     epoch: u64,
@@ -67,32 +71,33 @@ pub(crate) struct Changes<'a> {
 }
 
 impl<'a> Changes<'a> {
-    pub(crate) fn new(store: &'a Store<TrustRecord>, peers: &'a [PeerId], thread: usize) -> Self {
+    /// Of a store with so many records: those are changed; of one with none, a few that are made.
+    pub(crate) fn new(store: &'a Store<TrustRecord>, size: usize, thread: usize) -> Self {
         let templates = [records::record(Kind::Grant, 2), records::record(Kind::Revoke, 2)];
         let epoch = store.revision().0 + 2;
-        Self { store, peers, templates, numbers: Numbers::new(thread as u64), epoch, watch: Stopwatch::start() }
+        Self {
+            store,
+            peers: peers(size),
+            templates,
+            numbers: Numbers::new(thread as u64),
+            epoch,
+            watch: Stopwatch::start(),
+        }
     }
 
     /// Makes one, of any peer; how long it took, in nanoseconds, with the lock but without the making of the record.
     pub(crate) fn make(&mut self) -> u64 {
-        let peer = self.peers[self.numbers.below(self.peers.len())];
+        let peer = self.numbers.peer(self.peers);
         let record = self.record();
         let begin = self.watch.ns();
         self.store.write(|table| put(table, peer, record));
         self.watch.ns() - begin
     }
 
-    /// Makes one, of this peer or of any; how long the lock was held for it, in nanoseconds.
-    pub(crate) fn make_held(&mut self, peer: Option<PeerId>) -> u64 {
-        let peer = peer.unwrap_or_else(|| self.peers[self.numbers.below(self.peers.len())]);
-        let record = self.record();
-        let watch = self.watch;
-        let held = self.store.write(|table| {
-            let begin = watch.ns();
-            put(table, peer, record);
-            watch.ns() - begin
-        });
-        held.0
+    /// A change of this peer or of any, still to be made.
+    pub(crate) fn prepare(&mut self, peer: Option<PeerId>) -> Prepared<'a> {
+        let peer = peer.unwrap_or_else(|| self.numbers.peer(self.peers));
+        Prepared { store: self.store, peer, record: self.record(), watch: self.watch }
     }
 
     /// Another one of the two, with an epoch of its own: every change moves an edge.
@@ -103,6 +108,26 @@ impl<'a> Changes<'a> {
             theirs.terms.epoch = self.epoch;
         }
         Arc::new(record)
+    }
+}
+
+/// A change that is ready to be made.
+pub(crate) struct Prepared<'a> {
+    store: &'a Store<TrustRecord>,
+    peer: PeerId,
+    record: Arc<TrustRecord>,
+    watch: Stopwatch,
+}
+
+impl Prepared<'_> {
+    /// Makes it; how long the lock was held for it, in nanoseconds.
+    pub(crate) fn make_held(self) -> u64 {
+        let held = self.store.write(|table| {
+            let begin = self.watch.ns();
+            put(table, self.peer, self.record);
+            self.watch.ns() - begin
+        });
+        held.0
     }
 }
 
@@ -144,7 +169,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
                 subject.at_each_speed(|on| {
                     let store = &subject.stand.store;
                     let (parts, time) = threads::run(*threads, options.time, |number, signal| {
-                        change_until(Changes::new(store, &subject.peers, number), signal)
+                        change_until(Changes::new(store, subject.size, number), signal)
                     })?;
                     let all = sum(&parts);
                     let label = format!("{}, {on}, {threads}", subject.size);

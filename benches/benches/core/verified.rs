@@ -7,11 +7,11 @@ use anyhow::Result;
 use handfast_benches::records::{self, NOW, Numbers};
 use handfast_benches::threads::{self, Signal};
 use handfast_benches::{Latencies, Stopwatch, Table, rate};
-use handfast_protocol::{Kind, PeerId, SecretKey, SignedStatement};
+use handfast_protocol::{Kind, SecretKey, SignedStatement};
 use handfast_trust::{Book, Urgency};
 
 use crate::authorise::book;
-use crate::memory::{Subject, sum};
+use crate::memory::{Subject, peers, sum};
 use crate::options::Options;
 
 /// Peers whose keys are true ones.
@@ -33,7 +33,7 @@ pub(crate) fn run_book(options: &Options) -> Result<()> {
                 subject.at_each_speed(|on| {
                     let epoch = subject.stand.store.revision().0;
                     let (parts, time) = threads::run(*threads, options.time, |number, signal| {
-                        merge_until(&book, &subject.peers, (number, *threads), epoch, signal)
+                        merge_until(&book, peers(subject.size), (number, *threads), epoch, signal)
                     })?;
                     let all = sum(&parts);
                     let label = format!("{}, {on}, {threads}", subject.size);
@@ -51,14 +51,15 @@ pub(crate) fn run_book(options: &Options) -> Result<()> {
 fn subject(size: usize) -> Result<Subject> {
     let subject = Subject::on_disk(size)?;
     if size == 0 {
-        subject.stand.fill(subject.peers.iter().map(|peer| (*peer, records::record(Kind::Grant, 1))))?;
+        let all = (0..peers(size) as u64).map(|number| (records::peer(number), records::record(Kind::Grant, 1)));
+        subject.stand.fill(all)?;
     }
     Ok(subject)
 }
 
 fn merge_until(
     book: &Book,
-    peers: &[PeerId],
+    peers: usize,
     (thread, threads): (usize, usize),
     mut epoch: u64,
     signal: &Signal,
@@ -66,9 +67,9 @@ fn merge_until(
     let mut latencies = Latencies::new();
     let mut numbers = Numbers::new(thread as u64);
     let watch = Stopwatch::start();
-    let share = peers.len() / threads;
+    let share = peers / threads;
     while !signal.is_over() {
-        let peer = peers[numbers.below(share) * threads + thread];
+        let peer = records::peer((numbers.below(share) * threads + thread) as u64);
         epoch += 1;
         let kind = if epoch.is_multiple_of(2) { Kind::Grant } else { Kind::Revoke };
         let shown = records::shown(records::verified(peer, book.me(), kind, epoch + 2));
