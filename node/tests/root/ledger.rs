@@ -24,9 +24,9 @@ pub(crate) struct Change {
 pub(crate) struct Answer {
     pub(crate) revision: u64,
     pub(crate) durable: bool,
-    /// The cut had begun when the answer came. Such an answer proves nothing: an fsync that is under way while ext4 is
-    /// shut down may end well although the journal has dropped what it waited for, which a program of ten lines shows
-    /// as well. With real power, nobody would have been left to hear it.
+    /// The cut had begun when the answer came. Such an answer proves nothing: a sync that is under way while ext4 or
+    /// XFS is shut down may end well although the journal has dropped what it waited for, which a program of ten lines
+    /// shows as well. With real power, nobody would have been left to hear it.
     pub(crate) late: bool,
 }
 
