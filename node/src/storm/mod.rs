@@ -13,6 +13,7 @@
 //! Not here: the node. A storm's own node is the same program in another process.
 
 pub mod arrivals;
+mod chart;
 pub mod hostile;
 pub mod kind;
 pub mod ledger;
@@ -96,8 +97,7 @@ async fn storm(
     let ended = run_load(&load, &mut own).await;
     let seen = watch.end();
     let cpu = used(own.as_ref()).zip(before).map(|(after, before)| after.saturating_sub(before));
-    let seen = locked(&seen);
-    let seen = own.is_some().then_some(&*seen);
+    let seen = seen.filter(|_| own.is_some());
     let starts = own.as_ref().map_or(0, |own| own.starts);
     let in_flight = load.in_flight.load(Ordering::Relaxed);
     load.callers.close(CloseCode::Stopping);
@@ -118,8 +118,8 @@ async fn storm(
     };
     interrupted.abort();
     let tally = locked(&load.tally);
-    let report = Report::of(plan, &tally, truth, remains, seen, cpu);
-    Ok((report, Detail::of(&tally, seen, starts, checked)))
+    let report = Report::of(plan, &tally, truth, remains, seen.as_ref(), cpu);
+    Ok((report, Detail::of(&tally, seen.as_ref(), starts, checked)))
 }
 
 fn introduce(plan: &Plan, target: &Target, own: Option<&OwnNode>, output: Output) {

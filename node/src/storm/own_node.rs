@@ -29,7 +29,9 @@ const START_PATIENCE: Duration = Duration::from_secs(30);
 const IN_MEMORY: [i64; 2] = [0x0102_1994, 0x8584_58f6];
 /// Settings of a run that measures what the node can do, where this program has them: all peers come from a few
 /// addresses, which a node would otherwise take for one machine.
-const CAPACITY: [(&str, &str); 3] = [
+const CAPACITY: [(&str, &str); 5] = [
+    ("limits.handshakes_per_address", "1000000"),
+    ("limits.handshakes_per_prefix", "1000000"),
     ("limits.pending_total", "1000000"),
     ("limits.pending_per_source", "1000000"),
     ("limits.pending_new_per_second", "100000"),
@@ -156,7 +158,7 @@ pub fn cpu_us(process: &str) -> Option<u64> {
 }
 
 fn is_in_memory(path: &Path) -> bool {
-    rustix::fs::statfs(path).is_ok_and(|statfs| IN_MEMORY.contains(&i64::from(statfs.f_type)))
+    rustix::fs::statfs(path).is_ok_and(|statfs| IN_MEMORY.contains(&statfs.f_type))
 }
 
 /// In $TMPDIR if that is set and on a disk, else in the working directory.

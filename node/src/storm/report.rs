@@ -266,7 +266,7 @@ mod tests {
         assert!(text(&b, &detail).contains("1 lost, 0 wrong, 0 leaked slots, 0 stuck: NOT GOOD"));
         let beside = comparison(&a, &b);
         let line = beside.lines().find(|line| line.starts_with("p99 ")).unwrap();
-        assert_eq!(line.split_whitespace().collect::<Vec<_>>(), ["p99", "1", "ms", "2", "ms", "2.00"]);
+        assert_eq!(line.split_whitespace().collect::<Vec<_>>(), ["p99", "1.0", "ms", "2.0", "ms", "2.00"]);
         let kept: Report = serde_json::from_str(&serde_json::to_string(&a).unwrap()).unwrap();
         assert_eq!(kept, a);
     }

@@ -10,7 +10,7 @@
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -117,12 +117,12 @@ impl Watch {
         Ok(Watch { seen, thread: thread.map_err(no_thread)?, end })
     }
 
-    /// Ends watching.
-    pub fn end(self) -> Arc<Mutex<Seen>> {
+    /// Ends watching, and tells what was seen.
+    pub fn end(self) -> Option<Seen> {
         self.end.notify_one();
         // A thread that died has said so.
         let _ = self.thread.join();
-        self.seen
+        Arc::into_inner(self.seen).map(|seen| seen.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
 }
 

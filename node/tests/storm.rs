@@ -1,0 +1,88 @@
+//! `handfast storm`: small storms against real nodes end with the truth, in the form that the schema says, and leave
+//! nothing behind. That a dropped record is noticed is tested beside the comparison (`storm::ledger`).
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
+
+mod common;
+
+use std::io::Write;
+use std::path::Path;
+use std::process::Command;
+
+use common::{Home, Node, schema};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// A storm whose own node lives under `place`.
+fn storm(home: &Home, place: &Path, arguments: &[&str]) -> (Option<i32>, Value, String) {
+    let mut command: Command = home.command(["storm", "--seed", "7"]);
+    let output = command.args(arguments).env("TMPDIR", place).output().expect("the program starts");
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    let report = serde_json::from_str(&stdout).unwrap_or_else(|error| panic!("{error}: {stdout} {stderr}"));
+    (output.status.code(), report, stderr)
+}
+
+#[track_caller]
+fn check(code: Option<i32>, report: &Value, stderr: &str) {
+    schema::check("storm", report);
+    for none in ["lost", "wrong", "leaked_slots", "stuck"] {
+        assert_eq!(report[none], 0, "{report:#} {stderr}");
+    }
+    assert_eq!(code, Some(0), "{report:#} {stderr}");
+    assert!(report["durable"].as_u64() > Some(0), "{report:#}");
+    assert_eq!(report["seed"], 7);
+}
+
+#[test]
+fn two_hundred_peers_of_every_quick_kind_find_every_promise_kept() {
+    let place = TempDir::new().unwrap();
+    let page = place.path().join("page.html");
+    let mix = "new=10,known=4,revoke=3,flap=2,pending=3,garbage=3,replay=3,idle=1";
+    let arguments = ["--peers", "200", "--concurrency", "16", "--mix", mix, "--report", page.to_str().unwrap()];
+    let (code, report, stderr) = storm(&Home::new(), place.path(), &arguments);
+    check(code, &report, &stderr);
+    assert_eq!(report["failed"], 0, "{report:#} {stderr}");
+    assert!(report["completed"].as_u64() > Some(120), "{report:#}");
+    assert!(report["cpu_us_per_handshake"].as_f64() > Some(0.0), "{report:#}");
+    assert!(report["latency_us"]["p50"].as_u64() <= report["latency_us"]["max"].as_u64());
+    assert!(std::fs::read_to_string(&page).unwrap().starts_with("<!doctype html>"));
+    let left: Vec<_> = std::fs::read_dir(place.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["page.html"], "the node's directory is removed");
+}
+
+#[test]
+fn a_node_that_is_killed_again_and_again_keeps_what_it_has_acknowledged() {
+    let place = TempDir::new().unwrap();
+    let arguments = ["--rate", "60", "--duration", "5s", "--churn", "1s", "--mix", "new=3,known=1,revoke=1"];
+    let (code, report, stderr) = storm(&Home::new(), place.path(), &arguments);
+    check(code, &report, &stderr);
+    assert_eq!(report["options"]["churn_ms"], 1_000);
+}
+
+#[test]
+fn somebody_elses_node_is_asked_again() {
+    let home = Home::initialised();
+    let config = home.beside("storm.toml");
+    std::fs::File::create(&config).unwrap().write_all(b"policy.accept_all = true\n").unwrap();
+    let arguments = ["--config", config.to_str().unwrap()];
+    let node = Node::start_with(&home, &format!("{}:0", home.ip()), &arguments);
+    let place = TempDir::new().unwrap();
+    let target = ["--target", &node.at(), "--peers", "30", "--concurrency", "4", "--mix", "new=4,revoke=1"];
+    let (code, report, stderr) = storm(&Home::new(), place.path(), &target);
+    check(code, &report, &stderr);
+    assert_eq!(report["heartbeat_lag_us"], Value::Null);
+    assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 0);
+    node.stop();
+}
+
+#[test]
+fn two_reports_are_compared() {
+    let place = TempDir::new().unwrap();
+    let (_, report, _) = storm(&Home::new(), place.path(), &["--peers", "20", "--concurrency", "4"]);
+    let path = place.path().join("a.json");
+    std::fs::File::create(&path).unwrap().write_all(report.to_string().as_bytes()).unwrap();
+    let path = path.to_str().unwrap();
+    let both = Home::new().ok(["storm", "--compare", path, path]);
+    assert_eq!(both["a"], both["b"]);
+    assert_eq!(both["a"]["completed"], 20);
+}
