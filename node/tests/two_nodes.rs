@@ -3,7 +3,17 @@
 
 mod common;
 
-use common::{Home, Node, disk, friends, text};
+use std::net::SocketAddr;
+
+use common::{Home, Node, PATIENCE, disk, friends, text};
+use handfast::config::Config;
+use handfast::identity_file;
+use handfast::transport::Transport;
+use handfast_protocol::codec::{self, Deframer};
+use handfast_protocol::exchange::{Disposition, Initiator, InitiatorInput, InitiatorOutput, Offer, Parties};
+use handfast_protocol::limits::FRAME_BYTES_MAX;
+use handfast_protocol::stream::{Extensions, Head, Ping, StreamKind};
+use handfast_protocol::{Incarnation, Kind, PeerId, RefuseCode, ServiceName};
 use serde_json::Value;
 
 fn kind_and_epoch(edge: &Value) -> (String, u64) {
@@ -54,7 +64,7 @@ fn a_revoke_is_durable_cuts_both_sessions_and_is_known_to_the_other_side() {
     a.until_state(&b.id(), "refused");
     a.until_no_session(&b.id());
     let reasons = [&a.sessions(&b.id())[0]["reason"], &b.sessions(&a.id())[0]["reason"]].map(text);
-    assert_eq!(reasons, ["revoked_by_peer", "revoked"]);
+    assert_eq!(reasons, ["revoked_by_peer", "revoked"], "{:#?} {:#?}", a.events(), b.events());
     assert!(text(&a.home().ok(["explain", &b.id()])["why"]).contains("stolen"));
     // Nothing but an exchange.
     a.home().refused(4, ["ping", &b.id()]);
@@ -89,6 +99,75 @@ fn the_next_offer_of_a_revoked_peer_is_refused_and_changes_nothing() {
     assert_eq!((a.active(&b.id()), b.active(&a.id())), (0, 0));
     assert_eq!(b.events().len(), seen, "{:#?}", b.events());
     assert_eq!(b.home().ok(["pending"])["pending"], Value::Array(Vec::new()));
+}
+
+/// The peer that `home` belongs to, driven by hand: a transport, and its id.
+fn by_hand(home: &Home) -> (Transport, PeerId) {
+    let key = identity_file::load(home.path()).unwrap();
+    let listen = format!("{}:0", home.ip()).parse().unwrap();
+    (Transport::bind(&[listen], &key, &Config::default().transport()).unwrap(), key.peer_id())
+}
+
+/// Opens a stream, sends these frames, and returns the first frame that comes back, or the code of the refusal.
+async fn ask(connection: &quinn::Connection, frames: Vec<u8>) -> Result<Vec<u8>, u64> {
+    let (mut send, mut recv) = connection.open_bi().await.unwrap();
+    send.write_all(&frames).await.unwrap();
+    let mut deframer = Deframer::new(FRAME_BYTES_MAX);
+    let mut buffer = [0; 4096];
+    loop {
+        if let Some(frame) = deframer.next_frame().unwrap() {
+            return Ok(frame);
+        }
+        match recv.read(&mut buffer).await {
+            Ok(Some(read)) => deframer.push(&buffer[..read]),
+            Err(quinn::ReadError::Reset(code)) => return Err(code.into_inner()),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn of_a_revoked_peer_nothing_but_an_exchange_is_let_in_and_that_is_answered_with_the_revoke() {
+    let (a, b) = friends();
+    b.home().ok(["revoke", &a.id(), "--note", "bye"]);
+    a.until_state(&b.id(), "refused");
+    let home = a.home().clone();
+    a.stop();
+    let (b_id, b_addr): (PeerId, SocketAddr) = (b.id().parse().unwrap(), b.addr().parse().unwrap());
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let (transport, me) = by_hand(&home);
+        let connection = transport.dial(&b_id, b_addr, PATIENCE).await.unwrap();
+        let not_authorised = Err(u64::from(RefuseCode::NotAuthorised.code()));
+        let ping = [codec::frame(&Head::new(StreamKind::Ping)), codec::frame(&Ping { nonce: 7 })].concat();
+        assert_eq!(ask(&connection, ping.clone()).await, not_authorised);
+        let service = StreamKind::Service(ServiceName::new("backup").unwrap());
+        assert_eq!(ask(&connection, codec::frame(&Head::new(service))).await, not_authorised);
+
+        let parties = Parties { me, peer: b_id, ours: None, theirs: None };
+        let offer = Offer {
+            statement: None,
+            yours: None,
+            incarnation: Incarnation([7; 16]),
+            address: None,
+            extensions: Extensions::default(),
+        };
+        let (mut machine, frame) = Initiator::start(parties, &offer);
+        let frames = [codec::frame(&Head::new(StreamKind::Exchange)), frame].concat();
+        let answer = ask(&connection, frames).await.expect("an exchange is answered");
+        let InitiatorOutput::Merge(shown) = machine.handle(InitiatorInput::Frame(answer)) else {
+            panic!("the answer brings something to merge");
+        };
+        let revoke = shown.theirs.expect("the answer brings their statement");
+        assert_eq!((revoke.terms().kind, revoke.terms().note.as_str()), (Kind::Revoke, "bye"));
+        let holds = Some(revoke.held());
+        let asked = machine.handle(InitiatorInput::Merged { holds, revision: 1 });
+        assert_eq!(asked, InitiatorOutput::AwaitDurable(1));
+        let InitiatorOutput::Finish { result, .. } = machine.handle(InitiatorInput::Durable(1)) else {
+            panic!("the exchange is over");
+        };
+        assert_eq!(result.unwrap().disposition, Disposition::Refused);
+    });
+    assert_eq!((b.state(&home.id()).as_str(), b.active(&home.id())), ("revoked", 0));
 }
 
 #[test]
