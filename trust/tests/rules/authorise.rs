@@ -146,6 +146,15 @@ fn the_index_knows_when_the_first_of_the_two_grants_ends() {
     assert_eq!((index.ends_at(&peer.id()), index.trusted()), (None, 0));
 }
 
+/// Ends the asking thread, also when an assertion fails.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
 /// One thread grants and revokes, another asks: nothing passes between a revoke's return and the next grant.
 #[test]
 fn nothing_passes_after_a_revoke_has_returned() {
@@ -168,6 +177,7 @@ fn nothing_passes_after_a_revoke_has_returned() {
             }
             (passed, refused)
         });
+        let stopping = Stop(&stop);
         for round in 0..500 {
             if round % 2 == 0 {
                 node.revoke(&peer, NOON)
@@ -184,7 +194,7 @@ fn nothing_passes_after_a_revoke_has_returned() {
             node.drain();
             assert!(node.lets_in(&peer, NOON));
         }
-        stop.store(true, Ordering::SeqCst);
+        drop(stopping);
         let (passed, refused) = asking.join().unwrap();
         assert!(passed + refused > 0);
     });

@@ -2,7 +2,7 @@
 
 use handfast_protocol::exchange::{AnswerTerms, Disposition};
 use handfast_protocol::{Kind, Note, Terms};
-use handfast_trust::rules::{Grant, Refusal};
+use handfast_trust::rules::{self, Grant, Refusal};
 use handfast_trust::{Actor, Cause, Policy, Rule, TrustState};
 
 use crate::support::{
@@ -259,6 +259,31 @@ fn a_rule_never_lifts_our_own_revoke() {
         }
         assert_eq!(node.record(&peer).rule, None);
     }
+}
+
+/// Whatever the policy says: the pure rule does not depend on who asks it.
+#[test]
+fn a_rule_that_is_named_all_the_same_grants_only_where_nothing_was_said() {
+    let (node, peer, key) = (Node::plain(), Peer::new(1), me());
+    let later = NOON.plus(HOUR);
+    let moment = rules::Moment { key: &key, peer: peer.id(), now: later, denied: false };
+    let admittance = rules::Admittance { rule: Some(Rule::AcceptAll), may_pend: true, source: None };
+    let grants = |node: &Node| {
+        let record = node.book.record(&peer.id());
+        let offer = shown(Some(&peer.grants(NOON.0)), None);
+        let record = rules::merge(record.as_deref(), &offer, &admittance, &moment).record.unwrap();
+        record.ours.is_some_and(|ours| ours.is_grant_at(handfast_trust::Side::Ours, later))
+    };
+    assert!(grants(&node));
+    node.trust_for(&peer, 1, NOON);
+    assert!(!grants(&node), "our grant has ended");
+    node.book.expire(later);
+    assert!(!grants(&node), "and that was noticed");
+    node.revoke(&peer, later);
+    assert!(!grants(&node), "we have revoked");
+    let node = Node::plain();
+    node.block(&peer, true, NOON);
+    assert!(!grants(&node), "the peer is blocked");
 }
 
 #[test]
