@@ -55,6 +55,9 @@ struct Life {
     rig: Rig<SimDisk>,
     model: Records,
     history: HashMap<Revision, Records>,
+    /// States of earlier runs which nothing has confirmed, and nothing has overruled yet: a restart without a power cut
+    /// may not see them, and a later cut may bring them back. Confirming anything newer must rule them out.
+    earlier: Vec<(Revision, Records)>,
     acknowledged: Revision,
     /// As it was last seen in this run; it may be less than what an earlier run had promised.
     durable: Revision,
@@ -80,6 +83,7 @@ impl Life {
             rig,
             model: Records::new(),
             history: HashMap::new(),
+            earlier: Vec::new(),
             acknowledged: Revision::ZERO,
             durable: Revision::ZERO,
             lived: Lived::default(),
@@ -128,6 +132,9 @@ impl Life {
         let durable = self.rig.store.durable().current();
         assert!(durable >= self.durable, "seed {}: the durable revision goes back", self.seed);
         assert!(durable <= self.rig.store.revision());
+        if durable > self.durable {
+            self.earlier.clear();
+        }
         self.durable = durable;
         self.acknowledged = self.acknowledged.max(durable);
     }
@@ -157,6 +164,8 @@ impl Life {
         let image = self.disk.crash_point().image(|effect| all.unwrap_or(bits[effect % bits.len()]));
         self.disk = SimDisk::of(image, self.draw.of(&[512, 4_096]));
         self.restart("a power cut");
+        // What was found is all that there is.
+        self.earlier.clear();
     }
 
     fn stop(&mut self) {
@@ -179,9 +188,13 @@ impl Life {
         let found = self.rig.store.revision();
         assert!(found >= self.acknowledged, "seed {}: after {why}: {found} < {}", self.seed, self.acknowledged);
         self.model = self.records();
-        assert_eq!(self.history.get(&found), Some(&self.model), "seed {}: after {why} at {found}", self.seed);
+        let held = self.history.get(&found) == Some(&self.model)
+            || self.earlier.iter().any(|(revision, records)| *revision == found && *records == self.model);
+        assert!(held, "seed {}: after {why} at {found}: a state that memory never held", self.seed);
         // Revisions that were lost are used anew.
-        self.history.retain(|revision, _| *revision <= found);
+        let lost = self.history.extract_if(|revision, _| *revision > found);
+        self.earlier.extend(lost);
+        self.remember();
         self.durable = self.rig.store.durable().current();
         assert!(self.durable <= found);
         self.acknowledged = self.acknowledged.max(self.durable);
