@@ -5,6 +5,7 @@
 //! opening with an error and every byte in place; only peers and sessions may be set aside and begun anew.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use handfast_protocol::{PeerId, SecretKey};
 use handfast_trust::{
@@ -16,6 +17,9 @@ use crate::clock::MonotonicClock;
 use crate::control::api::{ApiError, ErrorCode};
 use crate::data_dir::DataDir;
 use crate::identity_file;
+
+/// How long a start waits for the trust file of a killed run to be written anew; a million records take a second or two.
+const ANEW_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Every store of a node, and the thread that writes them.
 pub struct Stores {
@@ -67,8 +71,18 @@ pub fn open_all_on<M: Medium>(
     drainer.add(sessions.log);
     let drainer = DrainerThread::spawn(drainer, clock.clone())
         .map_err(|error| ApiError::new(ErrorCode::Failure, format!("The drainer thread cannot start: {error}.")))?;
+    written_anew(&trust.store);
     let stores = Stores { trust: trust.store, peers: peers.store, sessions: sessions.store, drainer, _lock: lock };
     Ok(Opened { key, stores, clock })
+}
+
+/// After a run that was killed, what recovery found counts as durable once it is written anew: a dead process may have
+/// left in the page cache what its failed fsync never put on disk. A start waits for that, and goes on without it: what
+/// is not confirmed grants nothing, and revokes are in force.
+fn written_anew(trust: &Store<TrustRecord>) {
+    if let Err(error) = trust.durable().reached_blocking(trust.revision(), ANEW_PATIENCE) {
+        tracing::warn!(%error, "the trust file of a killed run is not written anew yet; its last grants do not count");
+    }
 }
 
 impl Stores {
