@@ -1,6 +1,8 @@
 //! Twenty nodes in one process, real QUIC on loopback: everyone trusts everyone by allow list, also after all of them
 //! were stopped and started again.
 
+#![allow(clippy::unwrap_used, reason = "what fails in a suite is to be seen")]
+
 use std::net::SocketAddr;
 use std::time::Duration;
 
