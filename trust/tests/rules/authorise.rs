@@ -6,7 +6,7 @@ use handfast_protocol::{Kind, Terms};
 use handfast_trust::rules::Grant;
 use handfast_trust::{Denied, Direction, Purpose, TrustState};
 
-use crate::support::{Act, HOUR, NOON, Node, Peer, note, scope, service, terms};
+use crate::support::{Act, HOUR, NOON, Node, Peer, note, scope, service, shown, terms};
 
 fn trusting() -> (Node, Peer) {
     let (node, peer) = (Node::plain(), Peer::new(1));
@@ -198,4 +198,42 @@ fn nothing_passes_after_a_revoke_has_returned() {
         let (passed, refused) = asking.join().unwrap();
         assert!(passed + refused > 0);
     });
+}
+
+/// The operator decides while the peer speaks: neither takes back what the other has said in between.
+#[test]
+fn decisions_at_the_same_time_lose_nothing() {
+    const ROUNDS: u64 = 2_000;
+    let (node, peer) = trusting();
+    std::thread::scope(|scope| {
+        let book = node.book.clone();
+        let speaking = peer.clone();
+        scope.spawn(move || {
+            let held = || book.record(&speaking.id()).and_then(|record| record.theirs.clone()).map(|edge| edge.digest);
+            let mut last = held();
+            for epoch in 10..10 + ROUNDS {
+                let theirs = if epoch % 3 == 0 { speaking.revokes(epoch) } else { speaking.grants(epoch) };
+                assert_eq!(held(), last);
+                book.merge(speaking.id(), &shown(Some(&theirs), None), None, NOON);
+                last = Some(theirs.digest());
+                assert_eq!(held(), last);
+            }
+        });
+        let ours = || node.record(&peer).ours.clone().unwrap();
+        for round in 0..ROUNDS {
+            assert_eq!(ours().terms.epoch, NOON.0 + round);
+            if round % 2 == 0 {
+                node.revoke(&peer, NOON)
+            } else {
+                node.trust(&peer, NOON)
+            };
+            assert_eq!((ours().is_revoke(), ours().terms.epoch), (round % 2 == 0, NOON.0 + 1 + round));
+            assert!(!ours().is_revoke() || !node.lets_in(&peer, NOON));
+        }
+    });
+    // Each transition begins where the one before it has led, in the order of their revisions.
+    let mut heard = node.heard();
+    heard.sort_by_key(|transition| transition.revision);
+    assert!(heard.len() as u64 > ROUNDS / 2);
+    assert!(heard.windows(2).all(|two| two[0].revision < two[1].revision && two[0].to == two[1].from));
 }
