@@ -248,6 +248,10 @@ impl Engine {
                 self.registry.ended(link, EndReason::Revoked);
                 link.retire(CloseCode::Done);
             }
+            // The other end, or an exchange before this one, has closed the connection meanwhile: on another one, then.
+            if promotion == Promotion::Gone && trusted() && self.registry.session(&link.peer).is_none() {
+                self.outbox.reconnect(link.peer);
+            }
             return;
         }
         if opened_here {
