@@ -27,6 +27,9 @@ use crate::transport::{CloseReason, close_reason, peer_of};
 const TLS_DEADLINE: Duration = Duration::from_secs(5);
 /// How long a connection that is no session may be without an exchange.
 const LINGER: Duration = Duration::from_secs(5);
+/// How long an exchange waits for the one before it on its connection: as long as that may wait for the disk. Its
+/// opener may have seen that one end a moment before we do, and a revoke must not be turned away for that.
+const TURN_PATIENCE: Duration = Duration::from_millis(DURABLE_DEADLINE_MS);
 /// Longest encoded ping.
 const PING_BYTES_MAX: usize = 8;
 /// How long a ping may take.
@@ -167,14 +170,14 @@ async fn stream_opened(engine: &Arc<Engine>, link: &Arc<Link>, mut send: SendStr
         Err(fault) => Err(fault.refuse_code()),
     };
     let code = match head {
-        Ok(StreamKind::Exchange) => match link.inbound_exchange.try_acquire() {
-            Ok(turn) => {
+        Ok(StreamKind::Exchange) => match timeout(TURN_PATIENCE, link.inbound_exchange.acquire()).await {
+            Ok(Ok(turn)) => {
                 let exchanged = driver::respond(engine, link, &mut send, &mut recv).await;
                 drop(turn);
                 tracing::debug!(peer = %link.peer.short(), result = ?exchanged.result, "exchange answered");
                 return engine.after_exchange(link, &exchanged, false);
             }
-            Err(_) => RefuseCode::Busy,
+            _ => RefuseCode::Busy,
         },
         Ok(StreamKind::Ping) => match answer_ping(engine, &link.peer, &mut send, &mut recv).await {
             Ok(()) => return,
