@@ -6,7 +6,7 @@ mod common;
 
 use std::process::{Command, Stdio};
 
-use common::{Home, Running, as_another_user, control, disk, friends, schema, skipped, stranger};
+use common::{Home, Running, as_another_user, control, disk, friends, schema, skipped, stranger, text};
 use serde_json::{Value, json};
 
 /// Runs a command and checks its one line against a schema.
@@ -42,7 +42,7 @@ fn check_dump(home: &Home) -> Vec<String> {
     let rows = done.stdout.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
     let mut kinds: Vec<String> = rows
         .map(|row| {
-            let kind = common::text(&row["file"]).trim_end_matches(".hf").to_owned();
+            let kind = text(&row["file"]).trim_end_matches(".hf").to_owned();
             schema::check(&format!("dump-{kind}"), &row);
             kind
         })
@@ -98,10 +98,13 @@ fn events_are_followed_until_the_node_stops() {
     node.home().ok(["trust", &stranger(1)]);
     node.home().ok(["revoke", &stranger(1)]);
     node.until("both events", || (node.count("revoked", &stranger(1)) == 1).then_some(()));
-    let count = node.events().len();
     node.stop();
     let done = follower.done();
-    assert_eq!((done.code, done.stdout.lines().count()), (Some(0), count), "{done:#?}");
+    assert_eq!(done.code, Some(0), "{done:#?}");
+    let events = done.stdout.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let (numbers, kinds): (Vec<_>, Vec<_>) = events.map(|event| (event["seq"].as_u64(), text(&event["kind"]))).unzip();
+    assert!(numbers.iter().copied().eq((1..).map(Some).take(numbers.len())), "{numbers:?}");
+    assert!(kinds.contains(&"requested".into()) && kinds.contains(&"revoked".into()), "{kinds:?}");
 }
 
 #[test]
@@ -190,7 +193,8 @@ fn another_users_process_is_refused() {
     disk::allow(&node.home().file("control.sock"), 0o666);
     let refused = Running::begin(as_another_user(&curl(&node, "/v1/status")).unwrap()).done();
     disk::allow(node.home().path(), 0o700);
-    assert!(refused.stdout.ends_with("403"), "{refused:#?}");
+    // Some versions of curl notice that the connection has ended before they read the 403 in it.
+    assert!(refused.stdout.ends_with("403") || refused.code != Some(0), "{refused:#?}");
     assert!(!refused.stdout.contains(&node.id()), "{refused:#?}");
     assert_eq!(node.get("/v1/status")["health"], "ok");
     assert!(node.stderr().contains("another user was refused"), "{}", node.stderr());

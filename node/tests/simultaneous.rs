@@ -9,7 +9,7 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use common::{Home, Node, let_pass, rounds};
+use common::{Home, Node, control, let_pass, rounds};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
@@ -70,7 +70,22 @@ fn two_that_ask_each_other_at_once_trust_each_other_and_have_one_session() {
             }
         });
         check(&a, &b);
-        assert_eq!((a.count("trusted", &b.id()), b.count("trusted", &a.id())), (1, 1));
+        a.until_events(1, "trusted", &b.id());
+        b.until_events(1, "trusted", &a.id());
+    });
+}
+
+#[test]
+fn an_approval_while_the_request_is_still_under_way_brings_a_session() {
+    in_parallel(rounds(25), |_| {
+        let (a, b) = (Home::new().start(), Home::new().start());
+        let request = serde_json::json!({ "peer": a.id() });
+        let asked = a.home().begin(["trust", &b.at()]);
+        // The connection of the request may be closing, and must not be taken for the session.
+        b.until("the request", || (b.count("pending", &a.id()) > 0).then_some(()));
+        assert_eq!(control::post(b.home().path(), "/v1/trust", &request).unwrap().status, 200);
+        asked.done().ok();
+        check(&a, &b);
     });
 }
 

@@ -3,8 +3,6 @@
 
 mod common;
 
-use std::net::SocketAddr;
-
 use common::{Home, Node, PATIENCE, disk, friends, text};
 use handfast::config::Config;
 use handfast::identity_file;
@@ -43,8 +41,8 @@ fn an_approval_makes_both_trusted_with_one_event_and_one_session_each_and_ping_w
     let (a, b) = friends();
     for (node, peer) in [(&a, b.id()), (&b, a.id())] {
         assert_eq!(node.state(&peer), "trusted");
-        assert_eq!(node.count("trusted", &peer), 1, "{:#?}", node.events());
-        assert_eq!(node.count("session_opened", &peer), 1, "{:#?}", node.events());
+        node.until_events(1, "trusted", &peer);
+        node.until_events(1, "session_opened", &peer);
         assert_eq!(node.sessions(&peer).len(), 1);
         assert_eq!(node.active(&peer), 1);
         assert_eq!(node.home().ok(["sessions"])["sessions"].as_array().unwrap().len(), 1);
@@ -86,6 +84,7 @@ fn the_next_offer_of_a_revoked_peer_is_refused_and_changes_nothing() {
     let (a, b) = friends();
     b.home().ok(["revoke", &a.id()]);
     a.until_state(&b.id(), "refused");
+    b.until_events(1, "session_closed", &a.id());
     let (ours, seen) = (kind_and_epoch(&b.peer(&a.id())["ours"]), b.events().len());
     // A new statement, so that there is something to offer.
     let reply = a.home().ok(["trust", &b.id(), "--note", "please"]);
@@ -108,17 +107,24 @@ fn by_hand(home: &Home) -> (Transport, PeerId) {
     (Transport::bind(&[listen], &key, &Config::default().transport()).unwrap(), key.peer_id())
 }
 
-/// Opens a stream, sends these frames, and returns the first frame that comes back, or the code of the refusal.
-async fn ask(connection: &quinn::Connection, frames: Vec<u8>) -> Result<Vec<u8>, u64> {
-    let (mut send, mut recv) = connection.open_bi().await.unwrap();
-    send.write_all(&frames).await.unwrap();
+type Stream = (quinn::SendStream, quinn::RecvStream);
+
+/// Opens a stream and sends these frames.
+async fn open(connection: &quinn::Connection, frames: &[u8]) -> Stream {
+    let (mut send, recv) = connection.open_bi().await.unwrap();
+    send.write_all(frames).await.unwrap();
+    (send, recv)
+}
+
+/// The first frame that comes back, or the code of the refusal.
+async fn answer(stream: &mut Stream) -> Result<Vec<u8>, u64> {
     let mut deframer = Deframer::new(FRAME_BYTES_MAX);
     let mut buffer = [0; 4096];
     loop {
         if let Some(frame) = deframer.next_frame().unwrap() {
             return Ok(frame);
         }
-        match recv.read(&mut buffer).await {
+        match stream.1.read(&mut buffer).await {
             Ok(Some(read)) => deframer.push(&buffer[..read]),
             Err(quinn::ReadError::Reset(code)) => return Err(code.into_inner()),
             other => panic!("{other:?}"),
@@ -126,48 +132,80 @@ async fn ask(connection: &quinn::Connection, frames: Vec<u8>) -> Result<Vec<u8>,
     }
 }
 
-#[test]
-fn of_a_revoked_peer_nothing_but_an_exchange_is_let_in_and_that_is_answered_with_the_revoke() {
+async fn ask(connection: &quinn::Connection, frames: &[u8]) -> Result<Vec<u8>, u64> {
+    answer(&mut open(connection, frames).await).await
+}
+
+fn ping() -> Vec<u8> {
+    [codec::frame(&Head::new(StreamKind::Ping)), codec::frame(&Ping { nonce: 7 })].concat()
+}
+
+/// The opener of an exchange that has nothing to say, and the frames with which it begins.
+fn exchange(me: PeerId, peer: PeerId) -> (Initiator, Vec<u8>) {
+    let offer = Offer {
+        statement: None,
+        yours: None,
+        incarnation: Incarnation([7; 16]),
+        address: None,
+        extensions: Extensions::default(),
+    };
+    let (machine, frame) = Initiator::start(Parties { me, peer, ours: None, theirs: None }, &offer);
+    (machine, [codec::frame(&Head::new(StreamKind::Exchange)), frame].concat())
+}
+
+/// B, which has revoked A; and A's directory, whose node has stopped.
+fn revoked() -> (Home, Node) {
     let (a, b) = friends();
     b.home().ok(["revoke", &a.id(), "--note", "bye"]);
     a.until_state(&b.id(), "refused");
     let home = a.home().clone();
     a.stop();
-    let (b_id, b_addr): (PeerId, SocketAddr) = (b.id().parse().unwrap(), b.addr().parse().unwrap());
-    tokio::runtime::Runtime::new().unwrap().block_on(async {
-        let (transport, me) = by_hand(&home);
-        let connection = transport.dial(&b_id, b_addr, PATIENCE).await.unwrap();
-        let not_authorised = Err(u64::from(RefuseCode::NotAuthorised.code()));
-        let ping = [codec::frame(&Head::new(StreamKind::Ping)), codec::frame(&Ping { nonce: 7 })].concat();
-        assert_eq!(ask(&connection, ping.clone()).await, not_authorised);
-        let service = StreamKind::Service(ServiceName::new("backup").unwrap());
-        assert_eq!(ask(&connection, codec::frame(&Head::new(service))).await, not_authorised);
+    (home, b)
+}
 
-        let parties = Parties { me, peer: b_id, ours: None, theirs: None };
-        let offer = Offer {
-            statement: None,
-            yours: None,
-            incarnation: Incarnation([7; 16]),
-            address: None,
-            extensions: Extensions::default(),
-        };
-        let (mut machine, frame) = Initiator::start(parties, &offer);
-        let frames = [codec::frame(&Head::new(StreamKind::Exchange)), frame].concat();
-        let answer = ask(&connection, frames).await.expect("an exchange is answered");
-        let InitiatorOutput::Merge(shown) = machine.handle(InitiatorInput::Frame(answer)) else {
-            panic!("the answer brings something to merge");
-        };
-        let revoke = shown.theirs.expect("the answer brings their statement");
-        assert_eq!((revoke.terms().kind, revoke.terms().note.as_str()), (Kind::Revoke, "bye"));
-        let holds = Some(revoke.held());
-        let asked = machine.handle(InitiatorInput::Merged { holds, revision: 1 });
-        assert_eq!(asked, InitiatorOutput::AwaitDurable(1));
-        let InitiatorOutput::Finish { result, .. } = machine.handle(InitiatorInput::Durable(1)) else {
-            panic!("the exchange is over");
-        };
-        assert_eq!(result.unwrap().disposition, Disposition::Refused);
-    });
-    assert_eq!((b.state(&home.id()).as_str(), b.active(&home.id())), ("revoked", 0));
+const NOT_AUTHORISED: Result<Vec<u8>, u64> = Err(5);
+
+#[tokio::test]
+async fn of_a_revoked_peer_nothing_but_an_exchange_is_let_in_and_that_is_answered_with_the_revoke() {
+    assert_eq!(RefuseCode::NotAuthorised.code(), 5);
+    let (home, b) = revoked();
+    let (transport, me) = by_hand(&home);
+    let b_id = b.id().parse().unwrap();
+    let connection = transport.dial(&b_id, b.addr().parse().unwrap(), PATIENCE).await.unwrap();
+    assert_eq!(ask(&connection, &ping()).await, NOT_AUTHORISED);
+    let service = StreamKind::Service(ServiceName::new("backup").unwrap());
+    assert_eq!(ask(&connection, &codec::frame(&Head::new(service))).await, NOT_AUTHORISED);
+
+    let (mut machine, frames) = exchange(me, b_id);
+    let answer = ask(&connection, &frames).await.expect("an exchange is answered");
+    let InitiatorOutput::Merge(shown) = machine.handle(InitiatorInput::Frame(answer)) else {
+        panic!("the answer brings something to merge");
+    };
+    let revoke = shown.theirs.expect("the answer brings their statement");
+    assert_eq!((revoke.terms().kind, revoke.terms().note.as_str()), (Kind::Revoke, "bye"));
+    let holds = Some(revoke.held());
+    assert_eq!(machine.handle(InitiatorInput::Merged { holds, revision: 1 }), InitiatorOutput::AwaitDurable(1));
+    let InitiatorOutput::Finish { result, .. } = machine.handle(InitiatorInput::Durable(1)) else {
+        panic!("the exchange is over");
+    };
+    assert_eq!(result.unwrap().disposition, Disposition::Refused);
+    assert_eq!((b.state(&me.to_string()).as_str(), b.active(&me.to_string())), ("revoked", 0));
+}
+
+#[tokio::test]
+async fn an_exchange_waits_for_the_one_before_it_instead_of_being_turned_away() {
+    let (home, b) = revoked();
+    let (transport, me) = by_hand(&home);
+    let b_id = b.id().parse().unwrap();
+    let connection = transport.dial(&b_id, b.addr().parse().unwrap(), PATIENCE).await.unwrap();
+    let (_, frames) = exchange(me, b_id);
+    let mut first = open(&connection, &frames).await;
+    answer(&mut first).await.expect("an answer, for which a receipt is owed");
+    let mut second = open(&connection, &frames).await;
+    // The second is there: what was sent after it is answered.
+    assert_eq!(ask(&connection, &ping()).await, NOT_AUTHORISED);
+    first.0.finish().unwrap();
+    answer(&mut second).await.expect("its turn comes");
 }
 
 #[test]
@@ -205,7 +243,8 @@ fn only_trust_by_the_one_who_revoked_lifts_it_without_the_other_doing_anything()
     a.until_session(&b.id());
     b.until_session(&a.id());
     assert!(b.peer(&a.id())["ours"]["epoch"].as_u64().unwrap() > before);
-    assert_eq!((a.count("trusted", &b.id()), b.count("trusted", &a.id())), (2, 2));
+    a.until_events(2, "trusted", &b.id());
+    b.until_events(2, "trusted", &a.id());
     assert_eq!(a.home().ok(["ping", &b.id()])["peer_id"], b.id());
 }
 

@@ -127,12 +127,21 @@ impl Node {
 
     /// The events so far.
     pub(crate) fn events(&self) -> Vec<Value> {
-        self.events.rows.lock().unwrap().clone()
+        let reply = control::get(self.home.path(), "/v1/events").expect("the node answers");
+        reply.body.lines().map(|line| serde_json::from_str(line).expect("an event is JSON")).collect()
     }
 
     /// How many events of a kind there were so far about `peer`.
     pub(crate) fn count(&self, kind: &str, peer: &str) -> usize {
         self.events().iter().filter(|row| row["kind"] == kind && row["peer_id"] == peer).count()
+    }
+
+    /// Waits for the `number`th event of a kind about `peer`, and checks that it is the last of them so far. A change
+    /// can be seen a moment before its event.
+    #[track_caller]
+    pub(crate) fn until_events(&self, number: usize, kind: &str, peer: &str) {
+        self.until(&format!("{number} times {kind}"), || (self.count(kind, peer) >= number).then_some(()));
+        assert_eq!(self.count(kind, peer), number, "{kind}: {:#?}", self.events());
     }
 
     /// Waits until `probe` finds what it looks for: at every event of this node, and now and then.
@@ -144,7 +153,11 @@ impl Node {
             if let Some(found) = probe() {
                 return found;
             }
-            assert!(clock.now().0 < PATIENCE, "waited in vain: {what}; events: {:#?}", self.events());
+            assert!(
+                clock.now().0 < PATIENCE,
+                "waited in vain: {what}; events: {:#?}",
+                *self.events.rows.lock().unwrap()
+            );
             let rows = self.events.rows.lock().unwrap();
             let (rows, _) = self.events.more.wait_timeout_while(rows, LOOK_AGAIN, |rows| rows.len() <= seen).unwrap();
             seen = rows.len();
