@@ -65,7 +65,7 @@ impl Scale {
         while let Some(last) = lines.last().copied().filter(|last| last * 10.0 <= self.high * 1.001) {
             lines.push(last * 10.0);
         }
-        if lines.last().is_some_and(|last| self.high / last > 1.5) {
+        if lines.last().is_some_and(|last| self.high / last > 2.5) {
             lines.push(self.high);
         }
         lines

@@ -337,7 +337,7 @@ impl Load {
     /// An identity that the node's rule trusts and that has not been used; `None` when there is none left.
     pub(super) fn new_friend(&self) -> Option<Peer> {
         let number = self.next_friend.fetch_add(1, Ordering::Relaxed);
-        let listed = self.mix.weight(Kind::Pending) == 0 || self.plan.peers.is_none_or(|peers| number < peers);
+        let listed = self.plan.friends().is_none_or(|friends| number < friends);
         listed.then(|| Peer::new(self.plan.seed, Group::Friends, number))
     }
 

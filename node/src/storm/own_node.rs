@@ -21,7 +21,6 @@ use crate::config::Config;
 use crate::control::api::{ApiError, ErrorCode, ReadyReply, Versioned};
 use crate::data_dir::{Access, DataDir};
 use crate::entropy;
-use crate::storm::kind::Kind;
 
 /// How long a node may take to start.
 const START_PATIENCE: Duration = Duration::from_secs(30);
@@ -191,9 +190,8 @@ fn configuration(plan: &Plan) -> String {
     let mut lines = vec![("log.filter", "\"warn\"".to_owned())];
     lines.push(("policy.grants_per_hour", "1000000".to_owned()));
     lines.push(("policy.grants_total", "10000000".to_owned()));
-    if plan.mix().weight(Kind::Pending) > 0 {
-        let friends = 0..plan.peers.unwrap_or_default();
-        let ids = friends.map(|number| format!("\"{}\"", key_of(plan.seed, Group::Friends, number).peer_id()));
+    if let Some(friends) = plan.friends() {
+        let ids = (0..friends).map(|number| format!("\"{}\"", key_of(plan.seed, Group::Friends, number).peer_id()));
         lines.push(("policy.allow", format!("[{}]", ids.collect::<Vec<_>>().join(","))));
     } else {
         lines.push(("policy.accept_all", "true".to_owned()));

@@ -24,7 +24,6 @@ pub fn page(report: &Report, detail: &Detail) -> String {
     let charts = [
         card("Latency by percentile", &latency(detail)),
         card("Handshakes a second", &rate(detail)),
-        card("Outcomes", &outcomes(detail)),
         card("Changes waiting for the disk", &over_beats(detail, "no answers", |beat| beat.waiting as f64, count)),
         card(
             "Control API: how late it answered",
@@ -34,6 +33,7 @@ pub fn page(report: &Report, detail: &Detail) -> String {
             "Connections before TLS has proven a key",
             &over_beats(detail, "not watched", |beat| beat.half_open as f64, count),
         ),
+        card("Outcomes", &outcomes(detail)),
         card("What failed", &faults(detail)),
         card("Options", &options(report)),
     ];
@@ -148,7 +148,7 @@ fn latency(detail: &Detail) -> String {
 
 /// The course, in as many columns as can be told apart.
 fn rate(detail: &Detail) -> String {
-    let columns = columns(&detail.slots, detail.seconds);
+    let columns = columns(&detail.slots);
     let Some(per_column) = columns.1 else { return nothing("no handshakes") };
     let seconds_of = |column: usize| (column as u64 * per_column * SLOT_MS) as f64 / 1e3;
     let width = (per_column * SLOT_MS) as f64 / 1e3;
@@ -159,8 +159,8 @@ fn rate(detail: &Detail) -> String {
     chart.bars(&bars)
 }
 
-/// Slots put together, and how many make a column; the last, which is not full, is left out where there are others.
-fn columns(slots: &[Slot], _seconds: f64) -> (Vec<Slot>, Option<u64>) {
+/// Slots put together, and how many make a column.
+fn columns(slots: &[Slot]) -> (Vec<Slot>, Option<u64>) {
     if slots.is_empty() {
         return (Vec::new(), None);
     }

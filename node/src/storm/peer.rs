@@ -24,7 +24,7 @@ use quinn::VarInt;
 use tokio::time::timeout;
 
 use super::ledger::{Memory, Said};
-use crate::driver::{read_frame, read_frame_in_time};
+use crate::driver::read_frame_in_time;
 use crate::transport::{Callers, CloseReason, DialError, close_reason};
 
 /// How long a dial may take: a few lost first packets.
@@ -60,8 +60,10 @@ pub enum Fault {
     NotStarted,
     /// What should have been refused was not.
     NotRefused,
-    /// The node kept a connection that it should have ended, or ended one that it should have kept.
-    Kept(bool),
+    /// The node kept a connection that hangs at this stage.
+    Kept(&'static str),
+    /// The node ended a session that it should have kept.
+    NotKept(CloseReason),
 }
 
 impl fmt::Display for Fault {
@@ -77,8 +79,8 @@ impl fmt::Display for Fault {
             Fault::Contradiction => f.write_str("the node's answer contradicts itself"),
             Fault::NotStarted => f.write_str("the load generator was at its limit"),
             Fault::NotRefused => f.write_str("the node did not refuse it"),
-            Fault::Kept(true) => f.write_str("the node kept the connection"),
-            Fault::Kept(false) => f.write_str("the node did not keep the connection"),
+            Fault::Kept(stage) => write!(f, "the node kept a connection that hangs {stage}"),
+            Fault::NotKept(reason) => write!(f, "the node did not keep the session: {reason}"),
         }
     }
 }
@@ -225,7 +227,7 @@ impl Peer {
                         // A node that promised nothing waits for no receipt.
                         let sent = send.write_all(&receipt).await;
                         let _ = send.finish();
-                        let taken = sent.is_ok() && matches!(read_frame(&mut recv, 0).await, Ok(None));
+                        let taken = sent.is_ok() && matches!(read_frame_in_time(&mut recv, 0).await, Ok(None));
                         if !taken && !matches!(agreement.disposition, Disposition::Busy { .. }) {
                             return Err(Fault::Closed(None));
                         }

@@ -25,8 +25,8 @@ const DURATION_MAX: Duration = Duration::from_secs(24 * 3_600);
 /// Endpoints of a run without sources: a burst that fills one socket's buffer leaves the others alone.
 const ENDPOINTS_DEFAULT: u32 = 4;
 const SOURCES_MAX: u32 = 1_000;
-/// Keys that can be on an allow list: those that are trusted while strangers are not.
-pub const ALLOWED_MAX: u64 = 100_000;
+/// Keys that can be on an allow list, those that are trusted while strangers are not: what a configuration file holds.
+const ALLOWED_MAX: u64 = 15_000;
 const CHURN_MIN: Duration = Duration::from_secs(1);
 const FSYNC_DELAY_MAX: Duration = Duration::from_secs(30);
 
@@ -174,13 +174,7 @@ impl Plan {
         if wishes.rate.is_some() && wishes.concurrency.is_some() {
             return Err(usage("--rate and --concurrency do not go together.".to_owned(), "choose one of them"));
         }
-        if mix.weight(Kind::Pending) > 0 && peers.is_none_or(|peers| peers > ALLOWED_MAX) {
-            return Err(usage(
-                "A mix with `pending` needs to know who is no stranger.".to_owned(),
-                "give --peers, up to 100000",
-            ));
-        }
-        Ok(Plan {
+        let plan = Plan {
             scenario,
             peers,
             concurrency: wishes.rate.is_none().then(|| wishes.concurrency.unwrap_or(CONCURRENCY_DEFAULT)),
@@ -193,7 +187,26 @@ impl Plan {
             churn_ms: churn.map(millis),
             fsync_delay_ms: delay.map_or(0, millis),
             default_limits: wishes.default_limits.unwrap_or(false),
-        })
+        };
+        if mix.weight(Kind::Pending) > 0 && plan.friends().is_none_or(|friends| friends > ALLOWED_MAX) {
+            return Err(usage(
+                "A mix with `pending` needs to know who is no stranger, and that list would be too long.".to_owned(),
+                "give fewer --peers, so that at most 15000 are not `pending` or hostile",
+            ));
+        }
+        Ok(plan)
+    }
+
+    /// How many identities the own node is told to trust, where it does not trust everybody: those that are expected,
+    /// and some more. Absent: as many as come.
+    pub fn friends(&self) -> Option<u64> {
+        let mix = self.mix();
+        if mix.weight(Kind::Pending) == 0 {
+            return None;
+        }
+        let kinds = [Kind::New, Kind::Known, Kind::Revoke, Kind::Flap, Kind::Idle];
+        let expected = |operations| kinds.iter().map(|kind| mix.expected(*kind, operations)).sum::<u64>();
+        self.peers.map(|operations| (expected(operations) * 5 / 4 + 1_000).min(operations.max(1)))
     }
 
     /// The mix, as weights.
