@@ -1,6 +1,8 @@
 //! The handfast node: QUIC, sessions, outbox, control API and command line around the trust and record core.
 //! The only crate that reads clocks and opens sockets.
 
+#![allow(rustdoc::private_intra_doc_links, reason = "module headers name the limits that they keep, private or not")]
+
 pub mod admission;
 pub mod cli;
 pub mod clock;
