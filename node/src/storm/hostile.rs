@@ -227,7 +227,10 @@ async fn idle(load: &Load) -> Result<(), Fault> {
             return Err(fault);
         }
     };
-    load.until_stopped().await;
+    tokio::select! {
+        () = peer.serve(&conversed.connection, &load.target) => {}
+        () = load.until_stopped() => {}
+    }
     let ended = conversed.connection.close_reason().map(|error| close_reason(&error));
     conversed.close();
     load.retire(peer);

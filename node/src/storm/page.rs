@@ -275,7 +275,8 @@ mod tests {
         }
         assert_eq!(html.matches("<section").count(), html.matches("</section>").count());
         // Nothing at all is drawn without a fault, too.
-        let empty = Tally::new().unwrap();
+        let mut empty = Tally::new().unwrap();
+        empty.failed(Kind::New, Duration::ZERO, "refused");
         let report = Report::of(&plan, &empty, Truth::default(), Remains::default(), None, None);
         let html = page(&report, &Detail::of(&empty, None, 1, "somehow".into()));
         assert!(html.contains("Nothing was completed") && !html.contains("NaN"));

@@ -12,19 +12,20 @@ use std::time::Duration;
 
 use handfast_protocol::codec;
 use handfast_protocol::exchange::{
-    Agreement, Disposition, ExchangeFault, Initiator, InitiatorInput, InitiatorOutput, Offer, Parties,
+    Agreement, AnswerTerms, Disposition, ExchangeFault, Initiator, InitiatorInput, InitiatorOutput, Offer, Parties,
+    Responder, ResponderInput, ResponderOutput,
 };
-use handfast_protocol::limits::FRAME_BYTES_MAX;
+use handfast_protocol::limits::{FRAME_BYTES_MAX, HEAD_BYTES_MAX};
 use handfast_protocol::statement::next_epoch;
 use handfast_protocol::stream::{Extensions, Head, StreamKind};
 use handfast_protocol::{
-    CloseCode, Held, Incarnation, Kind, Note, PeerId, SecretKey, Statement, Terms, UnixMillis, Verified,
+    CloseCode, Held, Incarnation, Kind, Note, PeerId, RefuseCode, SecretKey, Statement, Terms, UnixMillis, Verified,
 };
-use quinn::VarInt;
+use quinn::{RecvStream, SendStream, VarInt};
 use tokio::time::timeout;
 
 use super::ledger::{Memory, Said};
-use crate::driver::read_frame_in_time;
+use crate::driver::{read_frame_in_time, refuse};
 use crate::transport::{Callers, CloseReason, DialError, close_reason};
 
 /// How long a dial may take: a few lost first packets.
@@ -196,9 +197,7 @@ impl Peer {
     /// Offer, Answer, Receipt on a stream of `connection`.
     async fn exchange(&mut self, connection: &quinn::Connection, target: &Target) -> Result<Agreement, Fault> {
         let (mut send, mut recv) = connection.open_bi().await.map_err(|_| Fault::Closed(None))?;
-        let parties =
-            Parties { me: self.key.peer_id(), peer: target.peer, ours: self.ours.clone(), theirs: self.theirs.clone() };
-        let (mut machine, offer) = Initiator::start(parties, &self.offer(true));
+        let (mut machine, offer) = Initiator::start(self.parties(target), &self.offer(true));
         let opening = [codec::frame(&Head::new(StreamKind::Exchange)), offer].concat();
         send.write_all(&opening).await.map_err(|_| Fault::Closed(None))?;
         let mut next = match read_frame_in_time(&mut recv, FRAME_BYTES_MAX).await {
@@ -268,6 +267,54 @@ impl Peer {
         Ok(())
     }
 
+    /// Answers what the node opens on a session, as a peer that keeps one must, until the connection ends.
+    pub async fn serve(&self, connection: &quinn::Connection, target: &Target) {
+        while let Ok((mut send, mut recv)) = connection.accept_bi().await {
+            let answered = timeout(CONVERSATION_DEADLINE, self.respond(&mut send, &mut recv, target)).await;
+            if !matches!(answered, Ok(Some(()))) {
+                refuse(&mut send, &mut recv, RefuseCode::Unspecified);
+            }
+        }
+    }
+
+    async fn respond(&self, send: &mut SendStream, recv: &mut RecvStream, target: &Target) -> Option<()> {
+        let head = read_frame_in_time(recv, HEAD_BYTES_MAX).await.ok()??;
+        if Head::read(&head) != Ok(StreamKind::Exchange) {
+            return None;
+        }
+        let mut machine = Responder::new(self.parties(target));
+        let decided = || {
+            let terms = AnswerTerms {
+                disposition: Disposition::Granted,
+                holds: self.theirs.as_ref().map(Verified::held),
+                statement: self.ours.as_ref().map(|ours| ours.signed().clone()),
+                yours: None,
+                incarnation: self.incarnation,
+                address: None,
+            };
+            ResponderInput::Decided { terms: Box::new(terms), revision: 0 }
+        };
+        let mut next = ResponderInput::Frame(read_frame_in_time(recv, FRAME_BYTES_MAX).await.ok()??);
+        loop {
+            next = match machine.handle(next) {
+                ResponderOutput::Merge(_) | ResponderOutput::Reconsider => decided(),
+                ResponderOutput::AwaitDurable(revision) => ResponderInput::Durable(revision),
+                ResponderOutput::Answer(frame) => {
+                    send.write_all(&frame).await.ok()?;
+                    match read_frame_in_time(recv, FRAME_BYTES_MAX).await.ok()? {
+                        Some(body) => ResponderInput::Frame(body),
+                        None => ResponderInput::Closed,
+                    }
+                }
+                ResponderOutput::Finish { .. } => return send.finish().ok(),
+            };
+        }
+    }
+
+    fn parties(&self, target: &Target) -> Parties {
+        Parties { me: self.key.peer_id(), peer: target.peer, ours: self.ours.clone(), theirs: self.theirs.clone() }
+    }
+
     /// Asks a node what it holds of this peer, without saying anything new: an Offer without a statement.
     ///
     /// # Errors
@@ -289,9 +336,7 @@ impl Peer {
         target: &Target,
     ) -> Result<(Option<Held>, Disposition), Fault> {
         let (mut send, mut recv) = connection.open_bi().await.map_err(|_| Fault::Closed(None))?;
-        let parties =
-            Parties { me: self.key.peer_id(), peer: target.peer, ours: self.ours.clone(), theirs: self.theirs.clone() };
-        let (mut machine, offer) = Initiator::start(parties, &self.offer(false));
+        let (mut machine, offer) = Initiator::start(self.parties(target), &self.offer(false));
         let opening = [codec::frame(&Head::new(StreamKind::Exchange)), offer].concat();
         send.write_all(&opening).await.map_err(|_| Fault::Closed(None))?;
         let Ok(Some(body)) = read_frame_in_time(&mut recv, FRAME_BYTES_MAX).await else {

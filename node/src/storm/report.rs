@@ -94,9 +94,13 @@ impl Report {
         }
     }
 
-    /// True when nothing that the node promised was broken, and something came about at all.
+    /// True when nothing that the node promised was broken, and not everything failed.
     pub fn is_good(&self) -> bool {
-        self.lost == 0 && self.wrong == 0 && self.leaked_slots == 0 && self.stuck == 0 && self.completed > 0
+        self.lost == 0
+            && self.wrong == 0
+            && self.leaked_slots == 0
+            && self.stuck == 0
+            && (self.completed > 0 || self.failed == 0)
     }
 }
 
