@@ -56,6 +56,7 @@ pub fn run<T: Send>(
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Disturbances {
     preemptions: i64,
+    waits: i64,
     page_faults: i64,
 }
 
@@ -64,8 +65,9 @@ impl Disturbances {
     #[must_use]
     pub fn now() -> Self {
         use nix::sys::resource::{UsageWho, getrusage};
-        getrusage(UsageWho::RUSAGE_THREAD).map_or(Self { preemptions: 0, page_faults: 0 }, |usage| Self {
+        getrusage(UsageWho::RUSAGE_THREAD).map_or(Self { preemptions: 0, waits: 0, page_faults: 0 }, |usage| Self {
             preemptions: usage.involuntary_context_switches(),
+            waits: usage.voluntary_context_switches(),
             page_faults: usage.minor_page_faults() + usage.major_page_faults(),
         })
     }
@@ -80,5 +82,11 @@ impl Disturbances {
     #[must_use]
     pub const fn has_faulted_since(&self, earlier: &Self) -> bool {
         self.page_faults != earlier.page_faults
+    }
+
+    /// Whether it gave the processor away since, to wait for a lock or the disk.
+    #[must_use]
+    pub const fn has_waited_since(&self, earlier: &Self) -> bool {
+        self.waits != earlier.waits
     }
 }

@@ -42,7 +42,7 @@ struct Asked {
 }
 
 /// Asks until it is over; of 100 operations `changes` are changes.
-fn ask_until(book: &Book, size: usize, thread: usize, percent: u64, signal: &Signal) -> Asked {
+fn ask_until(book: &Book, size: usize, thread: usize, percent: usize, signal: &Signal) -> Asked {
     let mut out = Asked::default();
     let peers = peers(size);
     let mut numbers = Numbers::new(thread as u64 + 1_000);
@@ -104,9 +104,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         for subject in &subjects {
             let book = book(subject);
             subject.at_each_speed(|on| {
-                for percent in [0, 1, 10] {
+                for percent in &options.percents {
                     let (parts, time) = threads::run(READERS, options.time, |number, signal| {
-                        ask_until(&book, subject.size, number, percent, signal)
+                        ask_until(&book, subject.size, number, *percent, signal)
                     })?;
                     mixed.add(&format!("{}, {on}, {percent} %", subject.size), &figures(&parts, time));
                     subject.stand.settle()?;

@@ -20,6 +20,8 @@ const MANY: usize = 1_000_000;
 /// How long a sync hangs.
 const HANGS: Duration = Duration::from_secs(10);
 
+const FIGURES: usize = 13;
+
 const COLUMNS: &[&str] = &[
     "condition, threads",
     "holds",
@@ -32,6 +34,7 @@ const COLUMNS: &[&str] = &[
     "max us, not preempted",
     "max us, nor page fault",
     "p99.9 us, nor page fault",
+    "max us, nor waiting",
     "% preempted",
     "% with page fault",
 ];
@@ -44,6 +47,8 @@ struct Held {
     kept: Latencies,
     /// Nor did it touch memory that the system had to provide first.
     calm: Latencies,
+    /// Nor did it wait for anything, this lock included.
+    alone: Latencies,
 }
 
 impl Held {
@@ -57,6 +62,9 @@ impl Held {
             self.kept.add_ns(held);
             if !after.has_faulted_since(&before) {
                 self.calm.add_ns(held);
+                if !after.has_waited_since(&before) {
+                    self.alone.add_ns(held);
+                }
             }
         }
     }
@@ -71,7 +79,7 @@ fn change_until(mut changes: Changes<'_>, over: impl Fn() -> bool) -> Held {
 }
 
 #[allow(clippy::cast_precision_loss)]
-fn row(store: &Store<TrustRecord>, before: &HoldTimesSnapshot, parts: &[Held]) -> [f64; 12] {
+fn row(store: &Store<TrustRecord>, before: &HoldTimesSnapshot, parts: &[Held]) -> [f64; FIGURES] {
     let mut holds = store.hold_times();
     for (count, before) in holds.counts.iter_mut().zip(before.counts) {
         *count -= before;
@@ -82,6 +90,7 @@ fn row(store: &Store<TrustRecord>, before: &HoldTimesSnapshot, parts: &[Held]) -
         sum.all.merge(&part.all);
         sum.kept.merge(&part.kept);
         sum.calm.merge(&part.calm);
+        sum.alone.merge(&part.alone);
     }
     let share = |part: u64| 100.0 * part as f64 / sum.all.len().max(1) as f64;
     [
@@ -95,6 +104,7 @@ fn row(store: &Store<TrustRecord>, before: &HoldTimesSnapshot, parts: &[Held]) -
         sum.kept.us(1.0),
         sum.calm.us(1.0),
         sum.calm.us(0.999),
+        sum.alone.us(1.0),
         share(sum.all.len() - sum.kept.len()),
         share(sum.kept.len() - sum.calm.len()),
     ]
@@ -107,10 +117,16 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let mut walk = Table::new(&["drainer alone", "steps", "max us <, not preempted", "max us <"]);
     for _ in 0..options.rounds {
         for threads in &options.threads {
-            table.add(&format!("nothing else, few records, {threads}"), &quiet(*threads, options.time)?);
-            table.add(&format!("fsync hung, {threads}"), &hung(&place, *threads)?);
-            table.add(&format!("checkpoint of 1M, {threads}"), &checkpoint(&place, *threads)?);
-            table.add(&format!("growth 0 to 1M, {threads}"), &growth(*threads)?);
+            let mut add = |condition: &str, measure: &dyn Fn() -> Result<[f64; FIGURES]>| -> Result<()> {
+                if options.wants(condition) {
+                    table.add(&format!("{condition}, {threads}"), &measure()?);
+                }
+                Ok(())
+            };
+            add("nothing else, few records", &|| quiet(*threads, options.time))?;
+            add("fsync hung", &|| hung(&place, *threads))?;
+            add("checkpoint of 1M", &|| checkpoint(&place, *threads))?;
+            add("growth 0 to 1M", &|| growth(*threads))?;
         }
         walk.add("checkpoint of 1M", &steps(&place)?);
     }
@@ -118,7 +134,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-fn quiet(threads: usize, time: Duration) -> Result<[f64; 12]> {
+fn quiet(threads: usize, time: Duration) -> Result<[f64; FIGURES]> {
     let place = Place::on_disk("quiet")?;
     let stand = Stand::filled(&place, 0)?;
     let before = stand.store.hold_times();
@@ -130,7 +146,7 @@ fn quiet(threads: usize, time: Duration) -> Result<[f64; 12]> {
     Ok(out)
 }
 
-fn hung(place: &Place, threads: usize) -> Result<[f64; 12]> {
+fn hung(place: &Place, threads: usize) -> Result<[f64; FIGURES]> {
     let stand = Stand::open(place, false)?;
     stand.slow.set(HANGS);
     let before = stand.store.hold_times();
@@ -144,7 +160,7 @@ fn hung(place: &Place, threads: usize) -> Result<[f64; 12]> {
     Ok(out)
 }
 
-fn checkpoint(place: &Place, threads: usize) -> Result<[f64; 12]> {
+fn checkpoint(place: &Place, threads: usize) -> Result<[f64; FIGURES]> {
     let stand = Stand::open(place, true)?;
     let before = stand.store.hold_times();
     let (parts, _) = threads::run(threads, Duration::ZERO, |number, _| {
@@ -156,7 +172,7 @@ fn checkpoint(place: &Place, threads: usize) -> Result<[f64; 12]> {
     Ok(out)
 }
 
-fn growth(threads: usize) -> Result<[f64; 12]> {
+fn growth(threads: usize) -> Result<[f64; FIGURES]> {
     let place = Place::on_disk("growth")?;
     let stand = Stand::filled(&place, 0)?;
     let before = stand.store.hold_times();

@@ -37,6 +37,8 @@ OPTIONS
   --seconds S      length of one measurement [1]
   --rounds N       how often each is made [3]
   --threads N,N,.. threads that change [2,16]
+  --percents N,..  changes among 100 operations of `authorise` [0,1,10]
+  --only TEXT      of `holds` only the conditions that contain this
 ";
 
 fn main() -> Result<()> {

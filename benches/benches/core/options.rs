@@ -12,6 +12,8 @@ pub(crate) struct Options {
     pub(crate) time: Duration,
     pub(crate) rounds: usize,
     pub(crate) threads: Vec<usize>,
+    pub(crate) percents: Vec<usize>,
+    only: String,
 }
 
 impl Options {
@@ -21,6 +23,8 @@ impl Options {
             time: Duration::from_secs(1),
             rounds: 3,
             threads: vec![2, 16],
+            percents: vec![0, 1, 10],
+            only: String::new(),
         };
         while let Some(option) = arguments.next() {
             let value = arguments.next().with_context(|| format!("{option} needs a value"))?;
@@ -29,10 +33,17 @@ impl Options {
                 "--seconds" => out.time = Duration::try_from_secs_f64(value.parse()?)?,
                 "--rounds" => out.rounds = value.parse()?,
                 "--threads" => out.threads = numbers(&value)?,
+                "--only" => out.only = value,
+                "--percents" => out.percents = numbers(&value)?,
                 _ => bail!("unknown option {option}"),
             }
         }
         Ok(out)
+    }
+
+    /// Whether the row with this label was asked for.
+    pub(crate) fn wants(&self, label: &str) -> bool {
+        label.contains(&self.only)
     }
 
     pub(crate) fn show(&self) -> String {
