@@ -114,7 +114,14 @@ pub fn encoded_bytes(record: &TrustRecord) -> usize {
 /// What an exchange hands to the rules when the peer said `theirs`.
 #[must_use]
 pub const fn shown(theirs: Verified) -> Shown {
-    Shown { theirs: Some(theirs), ours: None, holds: None, incarnation: Incarnation([7; 16]), address: None }
+    Shown {
+        theirs: Some(theirs),
+        ours: None,
+        holds: None,
+        incarnation: Incarnation([7; 16]),
+        address: None,
+        networks: Vec::new(),
+    }
 }
 
 /// A statement of `issuer` about `subject` that counts as verified.

@@ -245,6 +245,7 @@ fn busy(engine: &Engine) -> ResponderInput {
         yours: None,
         incarnation: engine.incarnation,
         address: None,
+        networks: Vec::new(),
     };
     ResponderInput::Decided { terms: Box::new(terms), revision: 0 }
 }

@@ -154,7 +154,7 @@ impl Engine {
 
     /// This node, as it shows itself in answers.
     pub fn showing(&self) -> Showing {
-        Showing { incarnation: self.incarnation, address: self.address_record() }
+        Showing { incarnation: self.incarnation, address: self.address_record(), networks: Vec::new() }
     }
 
     /// Where this node can be reached, signed. `None` where nothing better is known than what a peer observes.

@@ -12,7 +12,7 @@ use bincode::config::{Configuration, Fixint, Limit, LittleEndian};
 use serde::de::{DeserializeOwned, Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::limits::{FRAME_BYTES_MAX, FRAME_LENGTH_BYTES};
+use crate::limits::{FRAME_LENGTH_BYTES, JOIN_FRAME_BYTES_MAX};
 
 /// Largest value that any caller may decode; callers pass tighter limits.
 const DECODE_BYTES_MAX: usize = 64 * 1024;
@@ -128,7 +128,7 @@ pub fn frame<T: Serialize>(value: &T) -> Vec<u8> {
     let mut out = vec![0; FRAME_LENGTH_BYTES];
     encode_into(value, &mut out);
     let body = u32::try_from(out.len() - FRAME_LENGTH_BYTES).unwrap_or(u32::MAX);
-    debug_assert!(body as usize <= FRAME_BYTES_MAX, "a frame of ours outgrew its limit");
+    debug_assert!(body as usize <= JOIN_FRAME_BYTES_MAX, "a frame of ours outgrew its limit");
     out[..FRAME_LENGTH_BYTES].copy_from_slice(&body.to_le_bytes());
     out
 }

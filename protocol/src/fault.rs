@@ -88,6 +88,34 @@ wire_codes! {
     }
 }
 
+wire_codes! {
+    /// Why a request on a join stream is refused. Only who holds the secret of an invite learns more than `Unknown`.
+    JoinRefusal {
+        /// No reason that concerns the other side.
+        Unspecified = 0, "refused without a reason";
+        /// No invite here has this secret.
+        Unknown = 1, "no such invite";
+        /// The invite is for another network than the ticket says.
+        WrongNetwork = 2, "the invite is for another network";
+        /// Every use of the invite was taken by other keys.
+        Exhausted = 3, "invite exhausted";
+        /// The invite has ended.
+        Expired = 4, "the invite has expired";
+        /// The invite's time has not come.
+        NotYetValid = 5, "the invite is not valid yet";
+        /// The inviter took the invite back.
+        Revoked = 6, "the invite was revoked";
+        /// The network's authority has expelled this key.
+        Expelled = 7, "expelled from the network";
+        /// The proof of membership does not hold, or is another's.
+        NotAMember = 8, "not a member of the network";
+        /// This node is not, or no longer, in a position to sign certificates of the network.
+        CannotIssue = 9, "this node cannot sign certificates of the network";
+        /// This node is not in the network.
+        NotHere = 10, "this node is not in the network";
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -99,6 +127,9 @@ mod tests {
         }
         for code in RefuseCode::ALL {
             assert_eq!(RefuseCode::from_code(u64::from(code.code())), *code);
+        }
+        for code in JoinRefusal::ALL {
+            assert_eq!(JoinRefusal::from_code(u64::from(code.code())), *code);
         }
         assert_eq!(RefuseCode::from_code(u64::MAX), RefuseCode::Unspecified);
         assert_eq!(CloseCode::from_code(99), CloseCode::Unspecified);

@@ -99,6 +99,11 @@ macro_rules! key_id {
                 &self.0
             }
 
+            /// `verify_strict` of ed25519-dalek: cofactorless, refuses small-order keys and points.
+            pub(crate) fn verify(&self, message: &[u8], signature: &[u8; 64]) -> bool {
+                VerifyingKey::from_bytes(&self.0)
+                    .is_ok_and(|key| key.verify_strict(message, &Signature::from_bytes(signature)).is_ok())
+            }
         }
 
         impl fmt::Display for $name {
@@ -132,12 +137,6 @@ key_id! {
 }
 
 impl PeerId {
-    /// `verify_strict` of ed25519-dalek: cofactorless, refuses small-order keys and points.
-    pub(crate) fn verify(&self, message: &[u8], signature: &[u8; 64]) -> bool {
-        VerifyingKey::from_bytes(&self.0)
-            .is_ok_and(|key| key.verify_strict(message, &Signature::from_bytes(signature)).is_ok())
-    }
-
     /// `hf1` and the first eight characters: for tables and logs.
     pub fn short(&self) -> String {
         let mut text = self.to_string();
@@ -219,6 +218,11 @@ impl SecretKey {
     /// Whom this key speaks for.
     pub fn peer_id(&self) -> PeerId {
         PeerId(self.0.verifying_key().to_bytes())
+    }
+
+    /// The network that this key is the authority of, if it is used as one.
+    pub fn network_id(&self) -> NetworkId {
+        NetworkId(self.0.verifying_key().to_bytes())
     }
 
     /// An Ed25519 signature over `message`. Callers put a domain in front; TLS has its own (RFC 8446, section 4.4.3).

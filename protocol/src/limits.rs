@@ -24,6 +24,28 @@ pub const EXTENSION_BYTES_MAX: usize = 2 * 1024;
 pub const STATEMENT_BYTES_MAX: usize = 783;
 /// Longest signed address record: a key, 8 addresses of 18 bytes, two numbers, a length and a signature.
 pub const ADDRESS_RECORD_BYTES_MAX: usize = 32 + 8 + ADDRESSES_MAX * 18 + 8 + 8 + 64;
+/// Longest name of a network, in bytes.
+pub const NETWORK_NAME_BYTES_MAX: usize = 32;
+/// Longest membership: two certificates of two keys, three numbers, a role and a signature, and whether the second is
+/// there: 2 * (64 + 24 + 4 + 64) + 1.
+pub const MEMBERSHIP_BYTES_MAX: usize = 313;
+/// Length of one signed notice of an expulsion: two keys, two numbers, a kind and a signature.
+pub const NOTICE_BYTES: usize = 64 + 16 + 4 + 64;
+/// Most networks that one Offer or Answer shows.
+pub const STANDINGS_MAX: usize = 4;
+/// Longest payload of a ticket, in bytes. As text: 8 characters for 5 bytes, a prefix and a checksum, which is below
+/// the 1,023 characters that the code of bech32m is good for.
+pub const TICKET_BYTES_MAX: usize = 600;
+/// Most keys that one invite lets in.
+pub const INVITE_USES_MAX: u32 = 65_536;
+/// Most members in one page of a roster.
+pub const ROSTER_PAGE_MAX: usize = 64;
+/// Most notices in one page of an expulsion list.
+pub const NOTICE_PAGE_MAX: usize = 256;
+/// Most requests on one join stream.
+pub const JOIN_REQUESTS_MAX: u32 = 1_024;
+/// Longest frame body on a join stream.
+pub const JOIN_FRAME_BYTES_MAX: usize = 48 * 1024;
 /// Longest stream head on the wire: version, kind, name, extensions.
 pub const HEAD_BYTES_MAX: usize = 1024;
 /// Longest frame body of an exchange.
@@ -40,6 +62,8 @@ pub const FRAME_DEADLINE_MS: u64 = 5_000;
 pub const DURABLE_DEADLINE_MS: u64 = 2_000;
 /// How long a whole exchange may take, in milliseconds.
 pub const EXCHANGE_DEADLINE_MS: u64 = 10_000;
+/// How long a whole conversation on a join stream may take, in milliseconds.
+pub const JOIN_DEADLINE_MS: u64 = 120_000;
 /// What `Busy` asks the other side to wait, in milliseconds.
 pub const BUSY_RETRY_AFTER_MS: u64 = 2_000;
 
@@ -54,6 +78,12 @@ const _: () = {
     assert!(FRAME_DEADLINE_MS < EXCHANGE_DEADLINE_MS);
     // An Offer carries two statements and an address record; there is room for two full extensions beside them.
     assert!(2 * STATEMENT_BYTES_MAX + ADDRESS_RECORD_BYTES_MAX + 2 * EXTENSION_BYTES_MAX + 256 < FRAME_BYTES_MAX);
+    // Each standing is a membership and what is held of the expulsions: a count and a digest.
+    assert!(8 + STANDINGS_MAX * (MEMBERSHIP_BYTES_MAX + 4 + 32) <= EXTENSION_BYTES_MAX);
+    assert!(ROSTER_PAGE_MAX * (MEMBERSHIP_BYTES_MAX + 1 + ADDRESS_RECORD_BYTES_MAX) + 256 < JOIN_FRAME_BYTES_MAX);
+    assert!(NOTICE_PAGE_MAX * NOTICE_BYTES + 256 < JOIN_FRAME_BYTES_MAX);
+    assert!(FRAME_BYTES_MAX <= JOIN_FRAME_BYTES_MAX);
+    assert!("hfinv1".len() + TICKET_BYTES_MAX.div_ceil(5) * 8 + 6 <= 1_023);
     assert!(HEAD_BYTES_MAX <= FRAME_BYTES_MAX);
     assert!(SERVICE_BYTES_MAX <= NOTE_BYTES_MAX);
 };

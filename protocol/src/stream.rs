@@ -15,7 +15,7 @@ pub enum StreamKind {
     Exchange,
     /// A number, and the same number back. For trusted peers.
     Ping,
-    /// Redemption of an invite. Open to everybody who proved a key.
+    /// Redemption of an invite, rosters, expulsions, renewals. Open to everybody who proved a key.
     Join,
     /// An application's stream. For trusted peers whose scope names it.
     Service(ServiceName),
@@ -47,7 +47,7 @@ impl Head {
             return Err(RefuseCode::BadVersion);
         }
         let head: Head = codec::decode(body, HEAD_BYTES_MAX).map_err(|_: CodecFault| RefuseCode::BadFrame)?;
-        head.extensions.require_understood()?;
+        head.extensions.require_understood(&[])?;
         Ok(head.kind)
     }
 }
@@ -82,12 +82,21 @@ impl Extensions {
         Extensions(list)
     }
 
-    /// Refuses the frame if it carries a critical extension. This version knows none.
+    /// The value of the extension with this tag.
+    pub fn value(&self, tag: u16) -> Option<&[u8]> {
+        self.0.iter().find(|extension| extension.tag == tag).map(|extension| &*extension.bytes)
+    }
+
+    /// Refuses the frame if it carries a critical extension other than `known`.
     ///
     /// # Errors
     /// [`RefuseCode::CriticalExtension`].
-    pub fn require_understood(&self) -> Result<(), RefuseCode> {
-        if self.0.iter().any(|extension| extension.critical) { Err(RefuseCode::CriticalExtension) } else { Ok(()) }
+    pub fn require_understood(&self, known: &[u16]) -> Result<(), RefuseCode> {
+        if self.0.iter().any(|extension| extension.critical && !known.contains(&extension.tag)) {
+            Err(RefuseCode::CriticalExtension)
+        } else {
+            Ok(())
+        }
     }
 }
 

@@ -1,13 +1,13 @@
 //! Text that strangers send: refused when it could deceive a reader, bounded always.
 //!
-//! Invariant: a [`Note`] or [`ServiceName`] that exists is safe. Both check in their only constructor, which their
-//! decoders use too, so no value can enter unchecked. What is shown is escaped again by whoever shows it.
+//! Invariant: a [`Note`], [`ServiceName`] or [`NetworkName`] that exists is safe. Each checks in its only constructor, which
+//! its decoder uses too, so no value can enter unchecked. What is shown is escaped again by whoever shows it.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::limits::{NOTE_BYTES_MAX, SERVICE_BYTES_MAX};
+use crate::limits::{NETWORK_NAME_BYTES_MAX, NOTE_BYTES_MAX, SERVICE_BYTES_MAX};
 
 /// Why a text is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -26,6 +26,9 @@ pub enum TextFault {
     /// A service name outside `[a-z0-9._-]`, or empty.
     #[error("a service name is 1 to 32 characters out of a-z, 0-9, '.', '_' and '-'")]
     NotAServiceName,
+    /// A network name outside `[a-z0-9._-]`, or empty.
+    #[error("the name of a network is 1 to 32 characters out of a-z, 0-9, '.', '_' and '-'")]
+    NotANetworkName,
 }
 
 /// True for characters that can hide, reorder or command: C0 and C1 controls, bidirectional controls, zero-width and
@@ -104,53 +107,68 @@ impl fmt::Display for Note {
     }
 }
 
-/// The name of an application service: 1 to [`SERVICE_BYTES_MAX`] characters out of `[a-z0-9._-]`.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct ServiceName(Box<str>);
+/// A plain name: 1 to so many characters out of `[a-z0-9._-]`.
+macro_rules! plain_name {
+    ($(#[$doc:meta])* $name:ident, $max:expr, $fault:expr) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(Box<str>);
 
-impl ServiceName {
-    /// Checks `name`.
-    ///
-    /// # Errors
-    /// [`TextFault::NotAServiceName`].
-    pub fn new(name: &str) -> Result<ServiceName, TextFault> {
-        let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-');
-        if name.is_empty() || name.len() > SERVICE_BYTES_MAX || !name.bytes().all(plain) {
-            return Err(TextFault::NotAServiceName);
+        impl $name {
+            /// Checks `name`.
+            ///
+            /// # Errors
+            /// That it is not one.
+            pub fn new(name: &str) -> Result<$name, TextFault> {
+                let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-');
+                if name.is_empty() || name.len() > $max || !name.bytes().all(plain) {
+                    return Err($fault);
+                }
+                Ok($name(name.into()))
+            }
+
+            /// The name.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
         }
-        Ok(ServiceName(name.into()))
-    }
 
-    /// The name.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
+        impl TryFrom<String> for $name {
+            type Error = TextFault;
+            fn try_from(name: String) -> Result<$name, TextFault> {
+                $name::new(&name)
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(name: $name) -> String {
+                name.0.into()
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Debug::fmt(&self.0, f)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
 }
 
-impl TryFrom<String> for ServiceName {
-    type Error = TextFault;
-    fn try_from(name: String) -> Result<ServiceName, TextFault> {
-        ServiceName::new(&name)
-    }
+plain_name! {
+    /// The name of an application service: 1 to [`SERVICE_BYTES_MAX`] characters out of `[a-z0-9._-]`.
+    ServiceName, SERVICE_BYTES_MAX, TextFault::NotAServiceName
 }
-
-impl From<ServiceName> for String {
-    fn from(name: ServiceName) -> String {
-        name.0.into()
-    }
-}
-
-impl fmt::Debug for ServiceName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&self.0, f)
-    }
-}
-
-impl fmt::Display for ServiceName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
+plain_name! {
+    /// What people call a network: 1 to [`NETWORK_NAME_BYTES_MAX`] characters out of `[a-z0-9._-]`. It names nothing by
+    /// itself: two networks may call themselves the same.
+    NetworkName, NETWORK_NAME_BYTES_MAX, TextFault::NotANetworkName
 }
 
 #[cfg(test)]

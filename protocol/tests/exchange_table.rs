@@ -93,7 +93,15 @@ fn receipt() -> Receipt {
 
 fn terms(disposition: Disposition) -> Box<AnswerTerms> {
     let incarnation = Incarnation([0; 16]);
-    Box::new(AnswerTerms { disposition, holds: None, statement: None, yours: None, incarnation, address: None })
+    Box::new(AnswerTerms {
+        disposition,
+        holds: None,
+        statement: None,
+        yours: None,
+        incarnation,
+        address: None,
+        networks: Vec::new(),
+    })
 }
 
 type Named<T> = Vec<(&'static str, T)>;

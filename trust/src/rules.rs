@@ -12,10 +12,9 @@
 //!
 //! Not here: locks and caps (`book`), signatures from the wire (checked before a [`Verified`] exists).
 
-use handfast_protocol::exchange::{AnswerTerms, Disposition, Offer, Shown};
+use handfast_protocol::exchange::{AnswerTerms, Disposition, Offer, Shown, Standing, networks_shown};
 use handfast_protocol::limits::BUSY_RETRY_AFTER_MS;
 use handfast_protocol::statement::next_epoch;
-use handfast_protocol::stream::Extensions;
 use handfast_protocol::{
     Address, Held, Incarnation, Kind, Note, PeerId, Scope, SecretKey, SignedAddressRecord, SignedStatement, Statement,
     Terms, UnixMillis, Verified,
@@ -382,6 +381,8 @@ pub struct Showing {
     pub incarnation: Incarnation,
     /// Where we can be reached.
     pub address: Option<SignedAddressRecord>,
+    /// Our place in the networks that the peer is in too, as far as we know; see `Networks::standings_with`.
+    pub networks: Vec<Standing>,
 }
 
 /// What we say when we open an exchange. A grant of ours that has ended is not offered: whoever stores it for the first
@@ -395,7 +396,7 @@ pub fn offer(record: Option<&TrustRecord>, showing: &Showing, moment: &Moment<'_
         yours: theirs.map(|theirs| signed(theirs, moment.peer, me)),
         incarnation: showing.incarnation,
         address: showing.address.clone(),
-        extensions: Extensions::default(),
+        extensions: networks_shown(&showing.networks),
     }
 }
 
@@ -424,7 +425,15 @@ pub fn answer(
         TrustState::Unknown | TrustState::Requested | TrustState::Refused => Disposition::Noted,
     };
     let incarnation = showing.incarnation;
-    let refused = AnswerTerms { disposition, holds: None, statement: None, yours: None, incarnation, address: None };
+    let refused = AnswerTerms {
+        disposition,
+        holds: None,
+        statement: None,
+        yours: None,
+        incarnation,
+        address: None,
+        networks: Vec::new(),
+    };
     let (Some(record), false) = (record, state == TrustState::Blocked) else {
         return refused;
     };
@@ -438,6 +447,7 @@ pub fn answer(
         statement: said.filter(news).map(|ours| signed(ours, me, moment.peer)),
         yours: record.theirs.as_ref().filter(older).map(|theirs| signed(theirs, moment.peer, me)),
         address: showing.address.clone().filter(|_| holds_our_grant),
+        networks: showing.networks.clone(),
         ..refused
     }
 }

@@ -291,6 +291,7 @@ impl Peer {
                 yours: None,
                 incarnation: self.incarnation,
                 address: None,
+                networks: Vec::new(),
             };
             ResponderInput::Decided { terms: Box::new(terms), revision: 0 }
         };

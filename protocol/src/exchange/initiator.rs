@@ -1,6 +1,6 @@
 //! The opener's side: Offer out, Answer in, decide, make durable, Receipt out.
 
-use super::{Answer, Disposition, ExchangeFault, Offer, Parties, Patience, Receipt, Shown, read_frame};
+use super::{Answer, Disposition, ExchangeFault, Offer, Parties, Patience, Receipt, Shown, read_frame, read_networks};
 use crate::codec;
 use crate::fault::RefuseCode;
 use crate::statement::Held;
@@ -133,7 +133,7 @@ fn failed(fault: ExchangeFault) -> (State, InitiatorOutput) {
 
 fn on_answer(parties: &Parties, body: &[u8]) -> Result<(Agreement, Shown), ExchangeFault> {
     let answer: Answer = read_frame(body)?;
-    answer.extensions.require_understood().map_err(ExchangeFault::Peer)?;
+    let networks = read_networks(&answer.extensions, &parties.peer)?;
     let (theirs, ours) = parties.verify(answer.statement, answer.yours)?;
     let agreement = Agreement { disposition: answer.disposition, delivered: answer.holds };
     let shown = Shown {
@@ -142,6 +142,7 @@ fn on_answer(parties: &Parties, body: &[u8]) -> Result<(Agreement, Shown), Excha
         holds: answer.holds,
         incarnation: answer.incarnation,
         address: parties.own_address(answer.address)?,
+        networks,
     };
     Ok((agreement, shown))
 }

@@ -19,11 +19,13 @@ mod responder;
 use serde::{Deserialize, Serialize};
 
 use crate::address::SignedAddressRecord;
+use crate::expulsion::ExpulsionsHeld;
 use crate::fault::RefuseCode;
 use crate::identity::{Incarnation, PeerId};
-use crate::limits::{DURABLE_DEADLINE_MS, FRAME_BYTES_MAX, FRAME_DEADLINE_MS};
+use crate::limits::{DURABLE_DEADLINE_MS, EXTENSION_BYTES_MAX, FRAME_BYTES_MAX, FRAME_DEADLINE_MS, STANDINGS_MAX};
+use crate::membership::Membership;
 use crate::statement::{Held, SignedStatement, Verified};
-use crate::stream::Extensions;
+use crate::stream::{Extension, Extensions};
 use crate::{codec, limits};
 
 pub use initiator::{Agreement, Initiator, InitiatorInput, InitiatorOutput};
@@ -41,8 +43,51 @@ pub struct Offer {
     pub incarnation: Incarnation,
     /// Where the opener can be reached.
     pub address: Option<SignedAddressRecord>,
-    /// Reserved for later versions.
+    /// Its networks ([`networks_shown`]), and what later versions add.
     pub extensions: Extensions,
+}
+
+/// One end's place in one network, as it shows it: the proof, and what it holds of the expulsions there.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Standing {
+    /// The proof of membership; signatures are unchecked.
+    pub membership: Membership,
+    /// Of the network's expulsions.
+    pub expulsions: ExpulsionsHeld,
+}
+
+/// Tag of the extension of Offer and Answer that holds the [`Standing`]s. Not critical: who does not know networks
+/// trusts without them.
+pub const NETWORKS_TAG: u16 = 2;
+
+/// At most [`STANDINGS_MAX`] standings, as the extension of an Offer or an Answer; the others are left out.
+pub fn networks_shown(standings: &[Standing]) -> Extensions {
+    let shown = &standings[..standings.len().min(STANDINGS_MAX)];
+    if shown.is_empty() {
+        return Extensions::default();
+    }
+    Extensions::new(vec![Extension {
+        tag: NETWORKS_TAG,
+        critical: false,
+        bytes: codec::encode(&Standings(shown.to_vec())),
+    }])
+}
+
+#[derive(Serialize, Deserialize)]
+struct Standings(#[serde(deserialize_with = "codec::bounded_list::<_, _, STANDINGS_MAX>")] Vec<Standing>);
+
+/// The standings that the peer shows of itself. One of somebody else is refused: a proof is not to be lent.
+fn read_networks(extensions: &Extensions, peer: &PeerId) -> Result<Vec<Standing>, ExchangeFault> {
+    extensions.require_understood(&[NETWORKS_TAG]).map_err(ExchangeFault::Peer)?;
+    let Some(bytes) = extensions.value(NETWORKS_TAG) else {
+        return Ok(Vec::new());
+    };
+    let Standings(standings) =
+        codec::decode(bytes, EXTENSION_BYTES_MAX).map_err(|_| ExchangeFault::Peer(RefuseCode::BadFrame))?;
+    if standings.iter().any(|standing| standing.membership.member() != *peer) {
+        return Err(ExchangeFault::Peer(RefuseCode::BadStatement));
+    }
+    Ok(standings)
 }
 
 /// What the responder makes of an Offer.
@@ -78,7 +123,7 @@ pub struct Answer {
     pub incarnation: Incarnation,
     /// Where the responder can be reached; only for peers that hold its grant.
     pub address: Option<SignedAddressRecord>,
-    /// Reserved for later versions.
+    /// Its networks ([`networks_shown`]), and what later versions add.
     pub extensions: Extensions,
 }
 
@@ -104,7 +149,7 @@ pub struct Parties {
     pub theirs: Option<Verified>,
 }
 
-/// What the other end showed, with every signature checked. Goes to the trust rules.
+/// What the other end showed, with the signatures of both edges checked. Goes to the trust rules.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Shown {
     /// The peer's statement about us.
@@ -117,6 +162,9 @@ pub struct Shown {
     pub incarnation: Incarnation,
     /// Where the peer can be reached, by its own word.
     pub address: Option<SignedAddressRecord>,
+    /// Its networks. Only here the signatures are unchecked: they cost more than those of the edges, and are mostly
+    /// known.
+    pub networks: Vec<Standing>,
 }
 
 /// Why an exchange ended early, from this end's view.

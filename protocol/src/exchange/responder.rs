@@ -1,6 +1,9 @@
 //! The responder's side: Offer in, merge, make durable, decide afresh, Answer out, Receipt in.
 
-use super::{Answer, Disposition, ExchangeFault, Offer, Parties, Patience, Receipt, Shown, read_frame};
+use super::{
+    Answer, Disposition, ExchangeFault, Offer, Parties, Patience, Receipt, Shown, Standing, networks_shown, read_frame,
+    read_networks,
+};
 use crate::address::SignedAddressRecord;
 use crate::codec;
 use crate::fault::RefuseCode;
@@ -64,6 +67,8 @@ pub struct AnswerTerms {
     pub incarnation: Incarnation,
     /// Our addresses, for peers that hold our grant.
     pub address: Option<SignedAddressRecord>,
+    /// Our place in the networks that the opener is in too.
+    pub networks: Vec<Standing>,
 }
 
 /// The responder's machine. See the module of both for how to drive it.
@@ -176,10 +181,10 @@ fn busy(incarnation: Incarnation, retry_after_ms: u32) -> (State, ResponderOutpu
 
 fn on_offer(parties: &Parties, body: &[u8]) -> Result<Shown, ExchangeFault> {
     let offer: Offer = read_frame(body)?;
-    offer.extensions.require_understood().map_err(ExchangeFault::Peer)?;
+    let networks = read_networks(&offer.extensions, &parties.peer)?;
     let (theirs, ours) = parties.verify(offer.statement, offer.yours)?;
     let address = parties.own_address(offer.address)?;
-    Ok(Shown { theirs, ours, holds: None, incarnation: offer.incarnation, address })
+    Ok(Shown { theirs, ours, holds: None, incarnation: offer.incarnation, address, networks })
 }
 
 /// The only way to an Answer other than `Busy`: its revision is among what the disk has confirmed in this exchange.
@@ -191,14 +196,14 @@ fn on_decided(durable: Option<u64>, terms: AnswerTerms, revision: u64) -> (State
         let state = State::AwaitDurable { revision, incarnation: terms.incarnation };
         return (state, ResponderOutput::AwaitDurable(revision));
     }
-    let AnswerTerms { disposition, holds, statement, yours, incarnation, address } = terms;
-    let extensions = Extensions::default();
+    let AnswerTerms { disposition, holds, statement, yours, incarnation, address, networks } = terms;
+    let extensions = networks_shown(&networks);
     let answer = Answer { disposition, holds, statement, yours, incarnation, address, extensions };
     (State::AwaitReceipt, ResponderOutput::Answer(codec::frame(&answer)))
 }
 
 fn on_receipt(body: &[u8]) -> Result<Option<Held>, ExchangeFault> {
     let receipt: Receipt = read_frame(body)?;
-    receipt.extensions.require_understood().map_err(ExchangeFault::Peer)?;
+    receipt.extensions.require_understood(&[]).map_err(ExchangeFault::Peer)?;
     Ok(receipt.holds)
 }

@@ -178,6 +178,7 @@ impl End {
             yours: newer(theirs, offered.theirs),
             incarnation: Incarnation([0; 16]),
             address: None,
+            networks: Vec::new(),
         }
     }
 }

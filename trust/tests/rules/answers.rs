@@ -82,7 +82,8 @@ fn our_address_is_for_peers_that_hold_our_grant() {
     let (node, peer) = (Node::plain(), Peer::new(1));
     let record =
         handfast_protocol::AddressRecord { peer: me().peer_id(), addresses: Vec::new(), epoch: 1, expires_at: NOON };
-    let showing = Showing { incarnation: Incarnation([9; 16]), address: Some(record.sign(&me()).unwrap()) };
+    let showing =
+        Showing { incarnation: Incarnation([9; 16]), address: Some(record.sign(&me()).unwrap()), ..showing() };
     let shows = || node.book.answer(peer.id(), &shown(None, None), false, &showing, NOON).0.address.is_some();
     node.hears(&peer, &peer.grants(5), NOON);
     assert!(!shows());

@@ -78,6 +78,7 @@ fn a_blocked_peer_hears_nothing_but_the_generic_refusal() {
         yours: None,
         incarnation: showing().incarnation,
         address: None,
+        networks: Vec::new(),
     };
     let (flagged, listed, stranger) = (Peer::new(1), Peer::new(2), Peer::new(3));
     let node = Node::plain();

@@ -110,11 +110,12 @@ pub(crate) fn shown(theirs: Option<&Verified>, ours: Option<&Verified>) -> Shown
         holds: None,
         incarnation: Incarnation([1; 16]),
         address: None,
+        networks: Vec::new(),
     }
 }
 
 pub(crate) fn showing() -> Showing {
-    Showing { incarnation: Incarnation([9; 16]), address: None }
+    Showing { incarnation: Incarnation([9; 16]), address: None, networks: Vec::new() }
 }
 
 /// Room for everybody, no rule.
