@@ -18,6 +18,7 @@ mod faults;
 pub mod identity_file;
 pub mod initialise;
 pub mod links;
+pub mod log_limit;
 pub mod names;
 pub mod node;
 pub mod operations;

@@ -23,12 +23,16 @@ mod storm;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer as _, fmt};
 
 use crate::cli::{Cli, Command, ConfigCommand, Global, StoreCommand};
+use crate::clock::MonotonicClock;
 use crate::config::{Config, ConfigFile, Flag, environment};
 use crate::control::api::{ApiError, ErrorCode};
 use crate::data_dir::{self, Access, DataDir};
+use crate::log_limit::LineLimit;
 use crate::output::Output;
 
 pub use self::lock::{NODE_ROLE, Patience, acquire};
@@ -135,7 +139,7 @@ impl Context<'_> {
         Ok(Config::load(&file, &environment(), flags)?)
     }
 
-    /// Logs to stderr what `-v` and `-q` ask for, otherwise what `usual` says.
+    /// Logs to stderr what `-v` and `-q` ask for, otherwise what `usual` says; a bounded number of lines.
     fn start_logging(&self, usual: &str) {
         let filter = match (self.global.quiet, self.global.verbose) {
             (true, _) => "error",
@@ -144,11 +148,10 @@ impl Context<'_> {
             (false, _) => "trace",
         };
         let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
+        let limit = LineLimit::new(MonotonicClock::start());
+        let lines = fmt::layer().with_ansi(colour).with_writer(limit.writer(std::io::stderr));
+        let lines = lines.with_filter(limit).with_filter(EnvFilter::new(filter));
         // An error means that the process has a subscriber already: then that one is used.
-        let _ = tracing_subscriber::fmt()
-            .with_writer(std::io::stderr)
-            .with_ansi(colour)
-            .with_env_filter(EnvFilter::new(filter))
-            .try_init();
+        let _ = tracing_subscriber::registry().with(lines).try_init();
     }
 }
