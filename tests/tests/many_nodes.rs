@@ -3,18 +3,15 @@
 
 #![allow(clippy::unwrap_used, reason = "what fails in a suite is to be seen")]
 
+mod fleet;
+
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use handfast::config::Config;
+use fleet::Home;
 use handfast::control::api::TrustRequest;
-use handfast::data_dir::DataDir;
-use handfast::identity_file;
-use handfast::initialise::initialise;
 use handfast::node::Node;
 use handfast_protocol::PeerId;
-use handfast_trust::{DirectoryLock, LockOwner};
-use tempfile::TempDir;
 use tokio::time::timeout;
 
 const NODES: usize = 20;
@@ -22,35 +19,23 @@ const NODES: usize = 20;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 struct Fleet {
-    homes: Vec<(TempDir, DataDir, PeerId)>,
+    homes: Vec<Home>,
     nodes: Vec<Node>,
     ports: Vec<SocketAddr>,
 }
 
 impl Fleet {
     fn new(count: usize) -> Fleet {
-        let home = |_| {
-            let outer = tempfile::tempdir().unwrap();
-            let dir = DataDir::create(&outer.path().join("data")).unwrap();
-            let owner = LockOwner { pid: std::process::id(), role: "test".to_owned(), socket: None };
-            let lock = DirectoryLock::try_acquire(dir.path(), &owner).unwrap();
-            initialise(&dir, None, &lock).unwrap();
-            let peer = identity_file::load(dir.path()).unwrap().peer_id();
-            (outer, dir, peer)
-        };
         let ports = vec![SocketAddr::from(([127, 0, 0, 1], 0)); count];
-        let mut fleet = Fleet { homes: (0..count).map(home).collect(), nodes: Vec::new(), ports };
+        let mut fleet = Fleet { homes: (0..count).map(|_| Home::new()).collect(), nodes: Vec::new(), ports };
         fleet.start();
         fleet
     }
 
     fn start(&mut self) {
-        let everyone: Vec<PeerId> = self.homes.iter().map(|(_, _, peer)| *peer).collect();
-        for ((_, dir, _), port) in self.homes.iter().zip(&mut self.ports) {
-            let mut config = Config::default();
-            config.listen = vec![*port];
-            config.policy_allow = everyone.clone();
-            let node = Node::start(dir, config).unwrap();
+        let everyone: Vec<PeerId> = self.homes.iter().map(|home| home.peer).collect();
+        for (home, port) in self.homes.iter().zip(&mut self.ports) {
+            let node = home.start(*port, &everyone, |_| {});
             *port = node.local_addrs()[0];
             self.nodes.push(node);
         }
@@ -64,7 +49,7 @@ impl Fleet {
 
     /// Waits until every node has one session with every other, and checks that it has no other record.
     async fn is_complete(&self) {
-        for (node, (_, _, me)) in self.nodes.iter().zip(&self.homes) {
+        for (node, Home { peer: me, .. }) in self.nodes.iter().zip(&self.homes) {
             let complete = async {
                 loop {
                     let seen = node.engine().events.newest();
@@ -78,7 +63,7 @@ impl Fleet {
                 panic!("{} has {:?} (sessions, links)", me.short(), node.engine().registry.counts());
             }
         }
-        for (node, (_, _, me)) in self.nodes.iter().zip(&self.homes) {
+        for (node, Home { peer: me, .. }) in self.nodes.iter().zip(&self.homes) {
             let peers = node.operator().peers(None).unwrap().peers;
             assert_eq!(peers.len(), NODES - 1, "{}", me.short());
             for row in peers {
@@ -106,7 +91,7 @@ async fn twenty_nodes_trust_each_other_also_after_a_restart() {
     let mut fleet = tokio::task::block_in_place(|| Fleet::new(NODES));
     for (i, node) in fleet.nodes.iter().enumerate() {
         for j in i + 1..NODES {
-            let (_, _, peer) = fleet.homes[j];
+            let peer = fleet.homes[j].peer;
             let request = TrustRequest {
                 peer: peer.to_string(),
                 address: Some(fleet.ports[j].to_string()),
