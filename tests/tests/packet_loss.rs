@@ -11,6 +11,7 @@
 mod fleet;
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -84,12 +85,15 @@ impl Relay {
         loop {
             // A port that is closed on the other side says so here; the next packet may be for another.
             let Ok((length, from)) = self.front.recv_from(&mut buffer).await else { continue };
-            if !ports.contains_key(&from) {
-                let port = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
-                tokio::spawn(self.clone().carry_back(port.clone(), from));
-                ports.insert(from, port);
-            }
-            self.carry(0, buffer[..length].to_vec(), ports[&from].clone(), at);
+            let port = match ports.entry(from) {
+                Entry::Occupied(port) => port.get().clone(),
+                Entry::Vacant(place) => {
+                    let port = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
+                    tokio::spawn(self.clone().carry_back(port.clone(), from));
+                    place.insert(port).clone()
+                }
+            };
+            self.carry(0, buffer[..length].to_vec(), port, at);
         }
     }
 
