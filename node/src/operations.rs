@@ -13,7 +13,7 @@ use handfast_trust::peers;
 use handfast_trust::rules::{Grant, Refusal};
 use handfast_trust::trust_record::{Cause, TrustRecord, TrustState};
 use handfast_trust::{
-    Book, DirectoryLock, DurabilityError, HealthCell, PeerRecord, Policy, Revision, Sessions, Store, Updated,
+    Book, DirectoryLock, DurabilityError, FileKind, HealthCell, PeerRecord, Policy, Revision, Sessions, Store, Updated,
 };
 use tokio::time::{Instant, timeout_at};
 
@@ -23,6 +23,7 @@ use crate::control::api::{
     ApiError, Counts, ErrorCode, ExplainReply, PeerRequest, PeersReply, PendingReply, PingReply, RevokeReply,
     SessionsReply, StatusReply, Storage, TrustReply, TrustRequest,
 };
+use crate::control::metrics::Measured;
 use crate::data_dir::DataDir;
 use crate::engine::{ContactFault, Engine};
 use crate::entropy;
@@ -338,6 +339,22 @@ impl Operator {
             listen: self.live().map_or(Vec::new(), |live| {
                 live.engine.transport.local_addrs().iter().map(ToString::to_string).collect()
             }),
+        }
+    }
+
+    /// What only metrics show.
+    pub fn measured(&self) -> Measured {
+        let sessions = match &self.who {
+            Who::Live(live) => &live.engine.sessions,
+            Who::Alone { sessions, .. } => sessions,
+        };
+        Measured {
+            holds: vec![
+                (FileKind::Trust, self.book().store().hold_times()),
+                (FileKind::Peers, self.peers.hold_times()),
+                (FileKind::Sessions, sessions.store().hold_times()),
+            ],
+            admission: self.live().map(|live| live.engine.admission.counts()),
         }
     }
 

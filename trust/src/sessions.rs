@@ -175,6 +175,11 @@ pub struct Sessions {
 }
 
 impl Sessions {
+    /// The store under it.
+    pub fn store(&self) -> &Store<SessionRecord> {
+        &self.store
+    }
+
     /// Takes the recovered store over: closes what a dead run left active. Returns how many those were, and the
     /// revision that must be durable before anybody relies on it.
     pub fn open(store: Store<SessionRecord>, incarnation: Incarnation, now: UnixMillis) -> (Sessions, usize, Revision) {

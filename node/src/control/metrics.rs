@@ -1,16 +1,29 @@
-//! `GET /metrics`: the status as OpenMetrics text (version 1.0.0).
+//! `GET /metrics`: the status, the lock hold times and what became of first packets, as OpenMetrics text (version
+//! 1.0.0).
 //!
-//! Written by hand: a dozen gauges and counters that are copies of the status need no registry beside it.
+//! Written by hand: two dozen gauges and counters that are copies of the status need no registry beside it.
 
 use std::fmt::{Display, Write};
 
+use handfast_trust::{FileKind, HoldTimesSnapshot};
+
 use super::api::StatusReply;
+use crate::admission;
+
+/// What only metrics show, beside the status.
+#[derive(Debug, Clone, Default)]
+pub struct Measured {
+    /// How long the lock of each store was held.
+    pub holds: Vec<(FileKind, HoldTimesSnapshot)>,
+    /// What became of first packets; absent without a network.
+    pub admission: Option<admission::Counts>,
+}
 
 /// Content type of the text.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// The text.
-pub fn openmetrics(status: &StatusReply) -> String {
+pub fn openmetrics(status: &StatusReply, measured: &Measured) -> String {
     let mut text = String::new();
     family(&mut text, "handfast_health", "gauge", "1 for the health that the node is in");
     for health in ["ok", "degraded", "closed"] {
@@ -54,8 +67,35 @@ pub fn openmetrics(status: &StatusReply) -> String {
         family(&mut text, name, "counter", help);
         sample(&mut text, &format!("{name}_total"), value);
     }
+    if let Some(counts) = measured.admission {
+        let name = "handfast_first_packets";
+        family(&mut text, name, "counter", "First packets of connections, by what became of them");
+        let fates = [
+            ("accepted", counts.accepted),
+            ("retried", counts.retried),
+            ("refused", counts.refused),
+            ("ignored", counts.ignored),
+        ];
+        for (fate, count) in fates {
+            sample(&mut text, &format!("{name}_total{{fate=\"{fate}\"}}"), count);
+        }
+    }
+    lock_holds(&mut text, &measured.holds);
     text.push_str("# EOF\n");
     text
+}
+
+/// Quantiles of a summary are over the whole run: the upper ends of the buckets that hold them.
+fn lock_holds(text: &mut String, holds: &[(FileKind, HoldTimesSnapshot)]) {
+    let name = "handfast_lock_hold_seconds";
+    family(text, name, "summary", "How long the lock of a store was held");
+    for (kind, times) in holds {
+        for quantile in [0.5, 0.99, 0.999, 1.0] {
+            let seconds = if quantile < 1.0 { times.quantile(quantile) } else { times.max }.as_secs_f64();
+            sample(text, &format!("{name}{{store=\"{kind}\",quantile=\"{quantile}\"}}"), seconds);
+        }
+        sample(text, &format!("{name}_count{{store=\"{kind}\"}}"), times.counts.iter().sum::<u64>());
+    }
 }
 
 fn family(text: &mut String, name: &str, kind: &str, help: &str) {
@@ -68,6 +108,10 @@ fn sample(text: &mut String, name: &str, value: impl Display) {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use handfast_trust::HOLD_BUCKETS;
+
     use super::*;
     use crate::control::api::{Counts, Storage};
 
@@ -84,7 +128,10 @@ mod tests {
             data_dir: "/d".into(),
             listen: Vec::new(),
         };
-        let text = openmetrics(&status);
+        let mut holds = HoldTimesSnapshot { counts: [0; HOLD_BUCKETS], max: Duration::from_nanos(1_500) };
+        holds.counts[10] = 999;
+        let admission = Some(admission::Counts { retried: 5, ..admission::Counts::default() });
+        let text = openmetrics(&status, &Measured { holds: vec![(FileKind::Trust, holds)], admission });
         for line in [
             "handfast_health{state=\"ok\"} 0",
             "handfast_health{state=\"degraded\"} 1",
@@ -92,6 +139,9 @@ mod tests {
             "handfast_durable_revision 7",
             "handfast_storage_failures_in_a_row 4",
             "handfast_storage_fsyncs_total 12",
+            "handfast_first_packets_total{fate=\"retried\"} 5",
+            "handfast_lock_hold_seconds{store=\"trust.hf\",quantile=\"1\"} 0.0000015",
+            "handfast_lock_hold_seconds_count{store=\"trust.hf\"} 999",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
         }

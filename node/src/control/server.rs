@@ -273,7 +273,7 @@ where
 }
 
 async fn metrics_text(State(api): Shared) -> Response {
-    let text = metrics::openmetrics(&api.operator.status());
+    let text = metrics::openmetrics(&api.operator.status(), &api.operator.measured());
     ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response()
 }
 
