@@ -5,13 +5,19 @@ use std::net::SocketAddr;
 
 use handfast_protocol::codec::{self, Deframer};
 use handfast_protocol::exchange::{
-    Answer, Disposition, Initiator, InitiatorInput, Offer, Parties, Receipt, Responder, ResponderInput,
+    Answer, Disposition, Initiator, InitiatorInput, Offer, Parties, Receipt, Responder, ResponderInput, Standing,
+    networks_shown,
+};
+use handfast_protocol::join::{
+    Errand, JoinAnswer, JoinAsk, JoinHost, JoinHostInput, JoinReply, JoinRequest, Joiner, JoinerInput, NoticePage,
+    RosterEntry, RosterPage,
 };
 use handfast_protocol::limits::FRAME_BYTES_MAX;
 use handfast_protocol::stream::{Extension, Extensions, Head, Ping, StreamKind};
 use handfast_protocol::{
-    Address, AddressRecord, Incarnation, Kind, NetworkId, Note, PeerId, Scope, SecretKey, ServiceName,
-    SignedAddressRecord, SignedStatement, Statement, Terms, UnixMillis,
+    Address, AddressRecord, Certificate, ExpulsionsHeld, Incarnation, InviteSecret, Kind, Membership, NetworkId,
+    NetworkName, Note, Notice, NoticeKind, PeerId, Role, Scope, SecretKey, ServiceName, SignedAddressRecord,
+    SignedNotice, SignedStatement, Statement, Terms, Ticket, UnixMillis,
 };
 use proptest::prelude::*;
 use serde::Serialize;
@@ -40,6 +46,26 @@ fn address_record() -> SignedAddressRecord {
     AddressRecord { peer: key(1).peer_id(), addresses, epoch: 1, expires_at: UnixMillis(2) }.sign(&key(1)).unwrap()
 }
 
+/// A member by a sponsor.
+fn membership() -> Membership {
+    let certificate = |member: u8, role| Certificate {
+        network: key(9).network_id(),
+        member: key(member).peer_id(),
+        epoch: 1,
+        issued_at: UnixMillis(2),
+        expires_at: UnixMillis(3),
+        role,
+    };
+    let sponsor = certificate(2, Role::Sponsor).by_authority(&key(9)).unwrap();
+    certificate(1, Role::Member).by_sponsor(&key(2), &sponsor).unwrap().membership().clone()
+}
+
+fn notice() -> SignedNotice {
+    let (network, member) = (key(9).network_id(), key(3).peer_id());
+    let notice = Notice { network, member, number: 4, kind: NoticeKind::Expel, issued_at: UnixMillis(5) };
+    *notice.sign(&key(9)).unwrap().signed()
+}
+
 /// One valid encoding of every kind of value that comes from the wire.
 fn valid() -> Vec<Vec<u8>> {
     let extensions = Extensions::new(vec![Extension { tag: 1, critical: false, bytes: vec![2; 3] }]);
@@ -59,7 +85,23 @@ fn valid() -> Vec<Vec<u8>> {
         address: None,
         extensions: extensions.clone(),
     };
+    let (membership, notice) = (membership(), notice());
+    let own = || Box::new(membership.clone());
+    let ask = |request| codec::encode(&JoinAsk { request, extensions: Extensions::default() });
+    let says = |reply| codec::encode(&JoinAnswer { reply, extensions: Extensions::default() });
+    let standing = Standing { membership: membership.clone(), expulsions: ExpulsionsHeld::default() };
+    let entry = RosterEntry { membership: membership.clone(), address: Some(address_record()) };
     vec![
+        codec::encode(&membership),
+        codec::encode(&notice),
+        codec::encode(&Offer { extensions: networks_shown(&[standing]), ..offer.clone() }),
+        ask(JoinRequest::Redeem { network: membership.network(), secret: InviteSecret::new([8; 16]) }),
+        ask(JoinRequest::Roster { membership: own(), after: Some(key(3).peer_id()) }),
+        ask(JoinRequest::Renew { membership: own() }),
+        says(JoinReply::Certified(own())),
+        says(JoinReply::Roster(RosterPage { entries: vec![entry], more: false })),
+        says(JoinReply::Expulsions(NoticePage { notices: vec![notice], more: true })),
+        says(JoinReply::Refused(3)),
         codec::encode(&offer),
         codec::encode(&answer),
         codec::encode(&Receipt { holds: None, extensions }),
@@ -93,6 +135,10 @@ fn decode_as_everything(bytes: &[u8]) -> usize {
         one_encoding::<Head>(bytes),
         one_encoding::<SignedStatement>(bytes),
         one_encoding::<SignedAddressRecord>(bytes),
+        one_encoding::<Membership>(bytes),
+        one_encoding::<SignedNotice>(bytes),
+        one_encoding::<JoinAsk>(bytes),
+        one_encoding::<JoinAnswer>(bytes),
     ]
     .into_iter()
     .filter(|accepted| *accepted)
@@ -118,6 +164,16 @@ fn feed_machines(body: &[u8]) {
     responder.handle(ResponderInput::Frame(body.to_vec()));
     responder.handle(ResponderInput::Frame(body.to_vec()));
     assert!(responder.is_finished(), "a second frame where none is due ends the exchange");
+    for errand in [Errand::Renew(Box::new(membership())), Errand::Resume(Box::new(membership()))] {
+        let (mut joiner, _) = Joiner::start(key(1).peer_id(), errand);
+        joiner.handle(JoinerInput::Frame(body.to_vec()));
+        joiner.handle(JoinerInput::Frame(body.to_vec()));
+        assert!(joiner.is_finished(), "a second frame where none is due ends the conversation");
+    }
+    let mut host = JoinHost::new();
+    host.handle(JoinHostInput::Frame(body.to_vec().into()));
+    host.handle(JoinHostInput::Frame(body.to_vec().into()));
+    assert!(host.is_finished(), "a second frame where none is due ends the conversation");
 }
 
 /// A valid encoding with a few bytes changed, taken away or put in.
@@ -214,7 +270,11 @@ proptest! {
         if let Ok(name) = ServiceName::new(&text) {
             prop_assert_eq!(name.as_str(), &text);
         }
+        if let Ok(name) = NetworkName::new(&text) {
+            prop_assert_eq!(name.as_str(), &text);
+        }
         prop_assert!(text.parse::<PeerId>().is_err());
+        prop_assert!(text.parse::<Ticket>().is_err());
         prop_assert!(text.parse::<NetworkId>().is_err());
     }
 
