@@ -66,6 +66,7 @@ pub fn policy(config: &Config) -> Policy {
         accept_all: config.policy_accept_all,
         grants_per_hour: config.policy_grants_per_hour,
         grants_total: config.policy_grants_total,
+        grants_per_sponsor: config.policy_grants_total,
         pending_total: config.pending_total,
         pending_per_source: config.pending_per_source,
         pending_new_per_second: config.pending_new_per_second,
@@ -247,8 +248,7 @@ impl Operator {
     pub fn pending(&self) -> PendingReply {
         let now = unix_now();
         let mut rows: Vec<_> = self.records(|peer, record| {
-            (record.state(self.book().is_denied(peer), now) == TrustState::Pending)
-                .then(|| views::pending_row(peer, record))
+            (self.book().state_of(peer, record, now) == TrustState::Pending).then(|| views::pending_row(peer, record))
         });
         rows.sort_by(|a, b| (&a.received_at, &a.peer_id).cmp(&(&b.received_at, &b.peer_id)));
         PendingReply { pending: rows }
@@ -270,10 +270,10 @@ impl Operator {
             .transpose()?;
         let now = unix_now();
         let mut rows = self.records(|peer, record| {
-            let denied = self.book().is_denied(peer);
             let place = self.peers.read(|table| table.get(peer).cloned());
-            let shown = wanted.is_none_or(|wanted| record.state(denied, now) == wanted);
-            shown.then(|| views::peer_row(peer, record, place.as_deref(), denied, now))
+            let view = self.book().view(*peer, now);
+            let shown = wanted.is_none_or(|wanted| record.state(&view) == wanted);
+            shown.then(|| views::peer_row(peer, record, place.as_deref(), &view))
         });
         rows.sort_by(|a, b| a.peer_id.cmp(&b.peer_id));
         Ok(PeersReply { peers: rows })
@@ -300,14 +300,14 @@ impl Operator {
     pub fn explain(&self, peer: &str) -> Result<ExplainReply, ApiError> {
         let peer = names::resolve(self.book(), peer, Purpose::Look)?;
         let record = self.book().record(&peer).ok_or_else(|| refused(Refusal::Unknown, &peer))?;
-        let (denied, now) = (self.book().is_denied(&peer), unix_now());
-        let mut why = views::why(&record, denied, now);
+        let view = self.book().view(peer, unix_now());
+        let mut why = views::why(&record, &view);
         if let Some(fault) = self.live().and_then(|live| live.engine.last_fault(&peer)) {
             why.push_str(&format!(" The last attempt to reach it failed: {fault}."));
         }
         Ok(ExplainReply {
             peer_id: peer.to_string(),
-            state: record.state(denied, now).to_string(),
+            state: record.state(&view).to_string(),
             why,
             history: record.history.iter().map(views::history_row).collect(),
         })
@@ -362,7 +362,7 @@ impl Operator {
         let now = unix_now();
         let mut counts = Counts::default();
         for (peer, record) in self.book().store().walk().flatten() {
-            let state = record.state(self.book().is_denied(&peer), now);
+            let state = self.book().state_of(&peer, &record, now);
             let count = match state {
                 TrustState::Trusted => &mut counts.trusted,
                 TrustState::Pending => &mut counts.pending,
@@ -454,6 +454,7 @@ fn refused(refusal: Refusal, peer: &PeerId) -> ApiError {
             .hint("`handfast peers` lists who is known; `handfast block` keeps a peer out before it comes"),
         Refusal::NothingToReject => ApiError::new(ErrorCode::NotFound, format!("{short} has not requested anything."))
             .hint("`handfast pending` lists the requests"),
+        Refusal::NotNamed | Refusal::NoBudget => ApiError::new(ErrorCode::Refused, format!("{short}: {refusal}.")),
         Refusal::Myself => ApiError::new(ErrorCode::Refused, "This is this node's own id."),
     }
 }

@@ -131,13 +131,13 @@ impl Outbox {
         let now = unix_now();
         let mut trusted = Vec::new();
         for (peer, record) in self.engine.book.store().walk().flatten() {
-            let denied = self.engine.book.is_denied(&peer);
+            let state = self.engine.book.state_of(&peer, &record, now);
             if self.engine.owes(&peer) {
                 self.at(peer, Instant::now(), false);
-            } else if record.state(denied, now) == TrustState::Requested {
+            } else if state == TrustState::Requested {
                 let due = Instant::now() + self.within_a_day();
                 self.at(peer, due, false);
-            } else if record.state(denied, now) == TrustState::Trusted {
+            } else if state == TrustState::Trusted {
                 let seen = self.engine.peers.read(|table| table.get(&peer).and_then(|record| record.last_seen));
                 trusted.push((seen, peer));
             }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use handfast_protocol::text::escaped;
 use handfast_protocol::{Kind, PeerId, UnixMillis};
 use handfast_trust::trust_record::{Edge, Side, Transition, TrustRecord, TrustState};
-use handfast_trust::{Actor, Cause, PeerRecord, SessionId, SessionRecord, SessionState};
+use handfast_trust::{Actor, Cause, PeerRecord, SessionId, SessionRecord, SessionState, Standing, View};
 
 use crate::clock::rfc3339;
 use crate::control::api::{EdgeRow, HistoryRow, PeerRow, PendingRow, SessionRow};
@@ -27,13 +27,7 @@ pub fn edge_row(edge: &Edge, side: Side, now: UnixMillis) -> EdgeRow {
     }
 }
 
-pub fn peer_row(
-    peer: &PeerId,
-    record: &TrustRecord,
-    place: Option<&PeerRecord>,
-    denied: bool,
-    now: UnixMillis,
-) -> PeerRow {
+pub fn peer_row(peer: &PeerId, record: &TrustRecord, place: Option<&PeerRecord>, view: &View<'_>) -> PeerRow {
     let mut addresses: Vec<String> = place.and_then(|place| place.typed.clone()).into_iter().collect();
     for address in place.map(PeerRecord::dialable).unwrap_or_default() {
         let shown = SocketAddr::from(address).to_string();
@@ -45,9 +39,9 @@ pub fn peer_row(
         peer_id: peer.to_string(),
         short: peer.short(),
         alias: record.alias.as_ref().map(|alias| alias.as_str().to_owned()),
-        state: record.state(denied, now).to_string(),
-        ours: record.ours.as_ref().map(|edge| edge_row(edge, Side::Ours, now)),
-        theirs: record.theirs.as_ref().map(|edge| edge_row(edge, Side::Theirs, now)),
+        state: record.state(view).to_string(),
+        ours: record.ours.as_ref().map(|edge| edge_row(edge, Side::Ours, view.now)),
+        theirs: record.theirs.as_ref().map(|edge| edge_row(edge, Side::Theirs, view.now)),
         addresses,
         delivered: record.ours.as_ref().map(|_| record.is_delivered()),
         rule: record.rule.map(|rule| rule.to_string()),
@@ -98,14 +92,17 @@ pub fn history_row(transition: &Transition) -> HistoryRow {
 }
 
 /// One sentence: why the state is what it is.
-pub fn why(record: &TrustRecord, denied: bool, now: UnixMillis) -> String {
+pub fn why(record: &TrustRecord, view: &View<'_>) -> String {
     let note = |edge: &Option<Edge>| {
         let note = edge.as_ref().map(|edge| escaped(edge.terms.note.as_str())).filter(|note| !note.is_empty());
         note.map_or(String::new(), |note| format!(", with the note \"{note}\""))
     };
-    let expired = |edge: &Option<Edge>, side| edge.as_ref().is_some_and(|edge: &Edge| edge.has_ended(side, now));
-    match record.state(denied, now) {
-        TrustState::Blocked if denied => "The peer is on this node's deny list.".to_owned(),
+    let expired = |edge: &Option<Edge>, side| edge.as_ref().is_some_and(|edge: &Edge| edge.has_ended(side, view.now));
+    if let Some(why) = why_no_membership(record, view) {
+        return why;
+    }
+    match record.state(view) {
+        TrustState::Blocked if view.denied => "The peer is on this node's deny list.".to_owned(),
         TrustState::Blocked => "The operator has blocked the peer; unblock it to decide anew.".to_owned(),
         TrustState::Revoked => {
             let how = match record.history.iter().rev().find(|t| t.to == TrustState::Revoked).map(|t| t.cause) {
@@ -141,6 +138,26 @@ pub fn why(record: &TrustRecord, denied: bool, now: UnixMillis) -> String {
         }
         TrustState::Unknown => "Neither side has said anything.".to_owned(),
     }
+}
+
+/// Where a grant by a network's rule stands and a membership that it rests on does not count: that.
+fn why_no_membership(record: &TrustRecord, view: &View<'_>) -> Option<String> {
+    if record.blocked || view.denied || [&record.ours, &record.theirs].into_iter().flatten().any(Edge::is_revoke) {
+        return None;
+    }
+    let missing = |edge: &Option<Edge>, side, who: &str| {
+        let edge = edge.as_ref().filter(|edge| edge.is_grant_at(side, view.now) && !edge.counts(side, view))?;
+        let network = edge.terms.network?;
+        let how = match view.standing(&network, side) {
+            Standing::Expelled => format!("{who} was expelled from it"),
+            Standing::SponsorExpelled => format!("the sponsor that let {who} in was expelled from it"),
+            Standing::Ended => format!("the certificate of {who} has ended"),
+            Standing::NotHere => "this node is not in it".to_owned(),
+            Standing::Unknown | Standing::Member { .. } => format!("no certificate of {who} is known here"),
+        };
+        Some(format!("A grant rests on the network {network}, and does not count: {how}."))
+    };
+    missing(&record.ours, Side::Ours, "the peer").or_else(|| missing(&record.theirs, Side::Theirs, "this node"))
 }
 
 /// The cause and the actor of a transition, for the event log.

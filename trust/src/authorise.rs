@@ -3,6 +3,8 @@
 //! Invariants:
 //! * NOW: an entry exists only while both edges grant and nothing blocks. It is gone before the lock of the change that
 //!   ends it is released, so from that instant nothing is authorised.
+//! * A grant by a network's rule passes only while the memberships count that it rests on. That is asked at each look,
+//!   of an index that changes inside the lock of the networks: an expulsion or an end cuts without a change here.
 //! * EARLY for grants: an entry carries the revision in which its edges last changed and counts only once that revision
 //!   is durable. Losing a grant is safe, losing a revocation is not.
 //! * It never waits: not behind writers, not behind the disk. Writers are the store's lock holders, one at a time.
@@ -19,11 +21,12 @@ use std::collections::hash_map::RandomState;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use handfast_protocol::{PeerId, Scope, ServiceName, UnixMillis};
+use handfast_protocol::{NetworkId, PeerId, Scope, ServiceName, UnixMillis};
 
 use crate::caps::{RuleUse, Strangers};
+use crate::networks::Members;
 use crate::record::{Index, Revision};
-use crate::trust_record::{Edge, Rule, Side, TrustRecord};
+use crate::trust_record::{Edge, Rule, Side, TrustRecord, TrustState};
 
 /// Which way a stream was opened.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -58,6 +61,9 @@ pub enum Denied {
     /// The scope does not name the service.
     #[error("the grant is not for this service")]
     OutOfScope,
+    /// A grant is a network's, and a membership there does not count.
+    #[error("a membership in the network does not count")]
+    NotAMember,
 }
 
 /// One peer that both ends grant.
@@ -68,19 +74,25 @@ struct Pass {
     /// When the first of the two grants ends.
     until: u64,
     /// Bounds, where one of the two has any.
-    scopes: Option<Arc<Scopes>>,
+    bounds: Option<Arc<Bounds>>,
 }
 
 #[derive(Debug)]
-struct Scopes {
+struct Bounds {
     inbound: Option<Scope>,
     outbound: Option<Scope>,
+    /// In which network the peer must be a member,
+    peer_in: Option<NetworkId>,
+    /// and in which we.
+    we_in: Option<NetworkId>,
 }
 
 /// The index of the trust store.
 #[derive(Default)]
 pub struct TrustIndex {
     passes: papaya::HashMap<PeerId, Pass, RandomState>,
+    /// How many of them a membership holds up, as far as was told.
+    idle: AtomicU64,
     pub(crate) strangers: Strangers,
     pub(crate) rules: RuleUse,
     /// No grant that is not marked as expired ends before; `u64::MAX`: none ends. May be too early, never too late.
@@ -98,7 +110,8 @@ impl Default for NextEnd {
 }
 
 impl TrustIndex {
-    /// Whether `peer` may pass, given what is durable. About 20 ns; never waits.
+    /// Whether `peer` may pass, given what is durable and whose membership counts (and who we are). About 20 ns, and a
+    /// few lookups more for a grant by a network's rule; never waits.
     ///
     /// # Errors
     /// The first reason that holds, of [`Denied`].
@@ -109,6 +122,7 @@ impl TrustIndex {
         direction: Direction,
         durable: Revision,
         now: UnixMillis,
+        members: Option<(&Members, PeerId)>,
     ) -> Result<(), Denied> {
         let passes = self.passes.pin();
         let pass = passes.get(peer).ok_or(Denied::NotTrusted)?;
@@ -118,12 +132,24 @@ impl TrustIndex {
         if pass.until <= now.0 {
             return Err(Denied::Expired);
         }
-        let (Purpose::Service(service), Some(scopes)) = (purpose, &pass.scopes) else {
+        let Some(bounds) = &pass.bounds else {
+            return Ok(());
+        };
+        let is_in = |network: &Option<NetworkId>, subject: fn(&PeerId, PeerId) -> PeerId| {
+            let Some(network) = network else {
+                return true;
+            };
+            members.is_some_and(|(members, me)| members.counts(network, &subject(peer, me), now))
+        };
+        if !is_in(&bounds.peer_in, |peer, _| *peer) || !is_in(&bounds.we_in, |_, me| me) {
+            return Err(Denied::NotAMember);
+        }
+        let Purpose::Service(service) = purpose else {
             return Ok(());
         };
         let scope = match direction {
-            Direction::Inbound => &scopes.inbound,
-            Direction::Outbound => &scopes.outbound,
+            Direction::Inbound => &bounds.inbound,
+            Direction::Outbound => &bounds.outbound,
         };
         if scope.as_ref().is_none_or(|scope| scope.contains(service)) { Ok(()) } else { Err(Denied::OutOfScope) }
     }
@@ -133,9 +159,9 @@ impl TrustIndex {
         self.passes.pin().get(peer).map(|pass| pass.until).filter(|until| *until != u64::MAX).map(UnixMillis)
     }
 
-    /// How many peers both ends grant.
+    /// How many peers both ends grant, and no membership holds that up, as far as it was told.
     pub fn trusted(&self) -> usize {
-        self.passes.len()
+        self.passes.len().saturating_sub(self.idle.load(Ordering::Relaxed) as usize)
     }
 
     /// How many standing grants `rule` has made, and how many of them within the last hour.
@@ -173,17 +199,29 @@ impl TrustIndex {
 }
 
 fn pass(record: &TrustRecord, since: Revision) -> Option<Pass> {
-    let counts = |edge: &&Edge| !edge.is_revoke() && !edge.expired && edge.terms.network.is_none();
+    let counts = |edge: &&Edge| !edge.is_revoke() && !edge.expired;
     let ours = record.ours.as_ref().filter(counts)?;
     let theirs = record.theirs.as_ref().filter(counts)?;
     if record.blocked {
         return None;
     }
     let end = |at: Option<UnixMillis>| at.map_or(u64::MAX, |at| at.0);
-    let scoped = ours.terms.scope.is_some() || theirs.terms.scope.is_some();
-    let scopes =
-        scoped.then(|| Arc::new(Scopes { inbound: ours.terms.scope.clone(), outbound: theirs.terms.scope.clone() }));
-    Some(Pass { since, until: end(ours.ends_at(Side::Ours)).min(end(theirs.ends_at(Side::Theirs))), scopes })
+    let bounds = Bounds {
+        inbound: ours.terms.scope.clone(),
+        outbound: theirs.terms.scope.clone(),
+        peer_in: ours.terms.network,
+        we_in: theirs.terms.network,
+    };
+    let bounded = ours.terms.scope.is_some() || theirs.terms.scope.is_some() || record.rests_on_networks();
+    let until = end(ours.ends_at(Side::Ours)).min(end(theirs.ends_at(Side::Theirs)));
+    Some(Pass { since, until, bounds: bounded.then(|| Arc::new(bounds)) })
+}
+
+/// A pass that a membership holds up, as the last transition told it.
+fn is_idle(record: Option<&TrustRecord>) -> bool {
+    record.is_some_and(|record| {
+        record.rests_on_networks() && record.told() != TrustState::Trusted && pass(record, record.edges_at).is_some()
+    })
 }
 
 impl Index<TrustRecord> for TrustIndex {
@@ -195,6 +233,15 @@ impl Index<TrustRecord> for TrustIndex {
                 Some(pass) => passes.insert(*key, pass),
                 None => passes.remove(key),
             };
+        }
+        match (is_idle(old), is_idle(new)) {
+            (false, true) => {
+                self.idle.fetch_add(1, Ordering::Relaxed);
+            }
+            (true, false) => {
+                self.idle.fetch_sub(1, Ordering::Relaxed);
+            }
+            _ => {}
         }
         self.strangers.changed(key, old, new);
         self.rules.changed(old, new);

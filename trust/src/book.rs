@@ -6,12 +6,14 @@
 //! sees a signature.
 //!
 //! An end that has come is recorded, as a change of its own, before anything else is decided about the record, and by
-//! the refusal that it causes: a clock that goes back does not revive what anybody was told had ended.
+//! the refusal that it causes: a clock that goes back does not revive what anybody was told had ended. So is a
+//! membership that has begun or ceased to count (`by_network`): the state follows it at once, the history at the next look.
 //!
 //! Thread: any. The observer is called after the lock's release, once for each transition.
 //!
 //! Not here: the disk (the store's drainer), connections (the node cuts them when `update` has returned).
 
+mod by_network;
 mod next;
 
 use std::collections::HashSet;
@@ -24,13 +26,14 @@ use handfast_protocol::{Address, Held, Kind, Note, PeerId, SecretKey, UnixMillis
 use self::next::{Next, is_bought_by_a_stranger};
 use crate::authorise::{Denied, Direction, Purpose};
 use crate::caps::SourcePrefix;
+use crate::networks::Networks;
 use crate::record::Revision;
 use crate::rules::{self, Admittance, Decided, Grant, Moment, Refusal, Showing};
 use crate::signals::Durable;
 use crate::store::Store;
 use crate::sync::Lock;
 use crate::table::Urgency;
-use crate::trust_record::{Actor, Cause, Edge, Rule, Transition, TrustRecord, TrustState};
+use crate::trust_record::{Actor, Cause, Edge, Rule, Transition, TrustRecord, TrustState, View};
 
 /// How long a request waits for a decision: 30 days.
 pub const PENDING_MS_MAX: u64 = 30 * 24 * 3_600_000;
@@ -48,6 +51,8 @@ pub struct Policy {
     pub grants_per_hour: u64,
     /// Grants of one rule that may stand.
     pub grants_total: u64,
+    /// Grants of a network's rule that may stand of the members that one sponsor let in.
+    pub grants_per_sponsor: u64,
     /// Records without an edge of ours, in all.
     pub pending_total: u64,
     /// The same, from one source prefix.
@@ -65,6 +70,7 @@ pub struct Book {
     store: Store<TrustRecord>,
     key: SecretKey,
     policy: Policy,
+    networks: Option<Arc<Networks>>,
     observer: Observer,
     newcomers: Lock<Newcomers>,
     /// Whose state fell because time passed, since [`Book::expire`] was asked last.
@@ -94,10 +100,16 @@ pub struct Updated {
 }
 
 impl Book {
-    /// The book over a recovered store. `key` is this node's.
+    /// The book over a recovered store, of a node that is in no network. `key` is this node's.
     pub fn new(store: Store<TrustRecord>, key: SecretKey, policy: Policy, observer: Observer) -> Book {
         let (newcomers, fallen) = (Lock::new(Newcomers::default()), Lock::new(Vec::new()));
-        Book { store, key, policy, observer, newcomers, fallen }
+        Book { store, key, policy, networks: None, observer, newcomers, fallen }
+    }
+
+    /// The book of a node with these networks.
+    #[must_use]
+    pub fn with_networks(self, networks: Arc<Networks>) -> Book {
+        Book { networks: Some(networks), ..self }
     }
 
     /// This node.
@@ -124,7 +136,17 @@ impl Book {
     pub fn state(&self, peer: &PeerId, now: UnixMillis) -> TrustState {
         let record = self.record(peer);
         let empty = TrustRecord::default();
-        record.as_deref().unwrap_or(&empty).state(self.is_denied(peer), now)
+        self.state_of(peer, record.as_deref().unwrap_or(&empty), now)
+    }
+
+    /// The state that a record of `peer` has at `now`.
+    pub fn state_of(&self, peer: &PeerId, record: &TrustRecord, now: UnixMillis) -> TrustState {
+        record.state(&self.view(*peer, now))
+    }
+
+    /// From where records of `peer` are looked at.
+    pub fn view(&self, peer: PeerId, now: UnixMillis) -> View<'_> {
+        self.moment(peer, now).view()
     }
 
     /// True for keys on the deny list.
@@ -147,8 +169,10 @@ impl Book {
         if self.is_denied(peer) {
             return Err(Denied::NotTrusted);
         }
-        let outcome = self.store.index().authorise(peer, purpose, direction, self.store.durable().current(), now);
-        if outcome == Err(Denied::Expired) {
+        let members = self.networks.as_deref().map(|networks| (networks.members(), self.me()));
+        let durable = self.store.durable().current();
+        let outcome = self.store.index().authorise(peer, purpose, direction, durable, now, members);
+        if matches!(outcome, Err(Denied::Expired | Denied::NotAMember)) {
             self.mark_ends(*peer, now);
         }
         outcome
@@ -185,9 +209,10 @@ impl Book {
         let mut within_rate = None;
         let mut proven = false;
         let updated = self.update(peer, now, Bounds::Caps, |record, moment| {
-            let undecided = record.is_none_or(|record| record.ours.is_none());
-            let rule = if asks && undecided { self.rule_for(&peer, now) } else { None };
-            let mut admittance = Admittance { rule, may_pend: true, source: source.map(Address::from) };
+            let undecided = record.is_none_or(|record| record.ours.is_none() || record.rests_on_networks());
+            let (rule, sponsor) = if asks && undecided { self.rule_for(record, &peer, now) } else { None }.unzip();
+            let sponsor = sponsor.flatten();
+            let mut admittance = Admittance { rule, sponsor, may_pend: true, source: source.map(Address::from) };
             let mut decided = rules::merge(record, shown, &admittance, moment);
             if is_bought_by_a_stranger(record, &decided)
                 && !self.has_place_for(record, source, &mut within_rate, moment.now)
@@ -281,6 +306,9 @@ impl Book {
     /// Marks what has come to its end by `now`: grants, and requests that waited too long. Returns whose state fell
     /// through the passing of time since this was asked last, whoever noticed it first.
     pub fn expire(&self, now: UnixMillis) -> Vec<PeerId> {
+        if let Some(networks) = &self.networks {
+            networks.expire(now).into_iter().for_each(|peer| self.mark_ends(peer, now));
+        }
         let index = self.store.index();
         let pending_since = UnixMillis(now.0.saturating_sub(PENDING_MS_MAX));
         let mut due = index.strangers.older_than(pending_since);
@@ -306,9 +334,10 @@ impl Book {
         fallen
     }
 
-    /// Records ends that have come, if any.
+    /// Records ends that have come, if any, and what has become of memberships.
     fn mark_ends(&self, peer: PeerId, now: UnixMillis) {
-        if self.record(&peer).is_some_and(|record| record.has_unmarked_end(now)) {
+        let view = self.view(peer, now);
+        if self.record(&peer).is_some_and(|record| record.has_unmarked_end(now) || record.is_out_of_step(&view)) {
             let _ = self.update(peer, now, Bounds::None, |record, _| {
                 Ok::<_, std::convert::Infallible>(Decided::unchanged(record))
             });
@@ -320,7 +349,8 @@ impl Book {
     }
 
     fn moment(&self, peer: PeerId, now: UnixMillis) -> Moment<'_> {
-        Moment { key: &self.key, peer, now, denied: self.is_denied(&peer) }
+        let members = self.networks.as_deref().map(Networks::members);
+        Moment { key: &self.key, peer, now, denied: self.is_denied(&peer), members }
     }
 
     /// Prepares a change from the record as it is and stores it if the record still is; otherwise prepares it again. An
@@ -337,6 +367,12 @@ impl Book {
             let before = self.record(&peer);
             if let Some(ended) = before.as_deref().filter(|record| record.has_unmarked_end(now)) {
                 let decided = rules::expire(ended, UnixMillis::default(), &moment);
+                self.store_if_unchanged(before.as_ref(), decided, Bounds::None, &moment);
+                continue;
+            }
+            if let Some(record) = before.as_deref().filter(|record| record.is_out_of_step(&moment.view())) {
+                self.note_ends_of_memberships(record, &moment);
+                let decided = rules::reconcile(record, &moment);
                 self.store_if_unchanged(before.as_ref(), decided, Bounds::None, &moment);
                 continue;
             }
@@ -357,7 +393,7 @@ impl Book {
     ) -> Option<Updated> {
         let Decided { record, mut transition, turned_away } = decided;
         let mut updated = Updated {
-            state: record.as_ref().map_or(rules::absent(moment), |record| record.state(moment.denied, moment.now)),
+            state: record.as_ref().map_or(rules::absent(moment), |record| record.state(&moment.view())),
             transition,
             revision: before.map_or_else(|| self.store.index().removed_at(), |before| before.changed_at),
             holds: record.as_ref().and_then(|record| Some(record.theirs.as_ref()?.held())),
@@ -394,7 +430,7 @@ impl Book {
         }
         updated.transition = transition;
         if let Some(transition) = &transition {
-            if transition.actor == Actor::Clock {
+            if matches!(transition.actor, Actor::Clock | Actor::Network(_)) {
                 self.fallen.with(|fallen| fallen.push(moment.peer));
             }
             (self.observer)(&moment.peer, transition);
@@ -409,21 +445,26 @@ impl Book {
         };
         let before = before.map(|before| &**before);
         let (total, of_source) = (self.policy.pending_total, self.policy.pending_per_source);
-        let granted = next.record.rule.filter(|_| before.is_none_or(|before| before.rule.is_none()));
+        let granted = next.record.rule.filter(|rule| before.is_none_or(|before| before.rule != Some(*rule)));
         self.store.index().strangers.has_room(before, &next.record, total, of_source)
-            && granted.is_none_or(|rule| self.has_budget(&rule, now))
+            && granted.is_none_or(|rule| self.has_budget(&rule, next.record.sponsor.as_deref(), now))
     }
 
-    /// The first rule of the policy that names `peer` and has budget left.
-    fn rule_for(&self, peer: &PeerId, now: UnixMillis) -> Option<Rule> {
-        let allowed = self.policy.allow.contains(peer).then_some(Rule::Allow);
-        let accepted = self.policy.accept_all.then_some(Rule::AcceptAll);
-        [allowed, accepted].into_iter().flatten().find(|rule| self.has_budget(rule, now))
+    /// The first rule of the policy that names `peer` and has budget left, and the sponsor against whose budget it goes.
+    fn rule_for(&self, record: Option<&TrustRecord>, peer: &PeerId, now: UnixMillis) -> Option<(Rule, Option<PeerId>)> {
+        // What a network's rule granted may only pass to another network.
+        let decided = record.is_some_and(|record| record.ours.is_some());
+        let allowed = (!decided && self.policy.allow.contains(peer)).then_some((Rule::Allow, None));
+        let accepted = (!decided && self.policy.accept_all).then_some((Rule::AcceptAll, None));
+        let rules = allowed.into_iter().chain(self.networks_naming(peer, now)).chain(accepted);
+        rules.into_iter().find(|(rule, sponsor)| self.has_budget(rule, sponsor.as_ref(), now))
     }
 
-    fn has_budget(&self, rule: &Rule, now: UnixMillis) -> bool {
+    fn has_budget(&self, rule: &Rule, sponsor: Option<&PeerId>, now: UnixMillis) -> bool {
         let (standing, last_hour) = self.store.index().grants_of(rule, now);
-        standing < self.policy.grants_total && last_hour < self.policy.grants_per_hour
+        standing < self.policy.grants_total
+            && last_hour < self.policy.grants_per_hour
+            && self.has_budget_of_sponsor(rule, sponsor, now)
     }
 
     /// Whether strangers may make this node store once more: in this second, and, for a record that is new, at all.

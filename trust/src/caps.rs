@@ -9,9 +9,10 @@
 use std::cmp::Reverse;
 use std::collections::hash_map::RandomState;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use handfast_protocol::{Address, PeerId, UnixMillis};
+use handfast_protocol::{Address, NetworkId, PeerId, UnixMillis};
 
 use crate::record::Revision;
 use crate::trust_record::{Rule, TrustRecord};
@@ -126,6 +127,8 @@ const HOUR_MINUTES: u64 = 60;
 pub(crate) struct RuleUse {
     allow: Used,
     accept_all: Used,
+    /// Of each network in all (no sponsor), and of the members that one sponsor let in.
+    networks: papaya::HashMap<(NetworkId, Option<PeerId>), Arc<Used>, RandomState>,
 }
 
 struct Used {
@@ -140,19 +143,26 @@ impl Default for Used {
     }
 }
 
-/// The rule behind a standing grant, and when it was stored.
-fn grant(record: Option<&TrustRecord>) -> Option<(Rule, UnixMillis)> {
+/// The rule behind a standing grant, the sponsor of its subject, and when it was stored.
+fn grant(record: Option<&TrustRecord>) -> Option<(Rule, Option<PeerId>, UnixMillis)> {
     let record = record?;
     let edge = record.ours.as_ref().filter(|edge| !edge.is_revoke() && !edge.expired)?;
-    Some((record.rule?, edge.stored_at))
+    Some((record.rule?, record.sponsor.as_deref().copied(), edge.stored_at))
 }
 
 impl RuleUse {
-    fn of(&self, rule: &Rule) -> Option<&Used> {
+    /// Calls `f` with what a grant of this rule, and of this sponsor, is counted in.
+    fn each(&self, rule: &Rule, sponsor: Option<PeerId>, f: impl Fn(&Used)) {
         match rule {
-            Rule::Allow => Some(&self.allow),
-            Rule::AcceptAll => Some(&self.accept_all),
-            Rule::Network(_) => None,
+            Rule::Allow => f(&self.allow),
+            Rule::AcceptAll => f(&self.accept_all),
+            Rule::Network(network) => {
+                let networks = self.networks.pin();
+                f(networks.get_or_insert_with((*network, None), Arc::default));
+                if sponsor.is_some() {
+                    f(networks.get_or_insert_with((*network, sponsor), Arc::default));
+                }
+            }
         }
     }
 
@@ -163,25 +173,43 @@ impl RuleUse {
         if old == new {
             return;
         }
-        if let Some(used) = old.and_then(|(rule, _)| self.of(&rule)) {
-            used.standing.fetch_sub(1, Ordering::Relaxed);
+        if let Some((rule, sponsor, _)) = old {
+            self.each(&rule, sponsor, |used| {
+                used.standing.fetch_sub(1, Ordering::Relaxed);
+            });
         }
-        if let Some((rule, at)) = new
-            && let Some(used) = self.of(&rule)
-        {
-            used.standing.fetch_add(1, Ordering::Relaxed);
-            used.note(at.0 / MINUTE_MS, live);
+        if let Some((rule, sponsor, at)) = new {
+            self.each(&rule, sponsor, |used| {
+                used.standing.fetch_add(1, Ordering::Relaxed);
+                used.note(at.0 / MINUTE_MS, live);
+            });
         }
     }
 
     /// Standing grants of `rule`, and those made in the last 60 minutes.
     pub(crate) fn count(&self, rule: &Rule, now: UnixMillis) -> (u64, u64) {
-        let minute = now.0 / MINUTE_MS;
-        self.of(rule).map_or((0, 0), |used| (used.standing.load(Ordering::Relaxed), used.last_hour(minute)))
+        match rule {
+            Rule::Allow => self.allow.count(now),
+            Rule::AcceptAll => self.accept_all.count(now),
+            Rule::Network(network) => self.count_in(*network, None, now),
+        }
+    }
+
+    /// The same of the members of a network that one sponsor let in.
+    pub(crate) fn count_of_sponsor(&self, network: NetworkId, sponsor: PeerId, now: UnixMillis) -> (u64, u64) {
+        self.count_in(network, Some(sponsor), now)
+    }
+
+    fn count_in(&self, network: NetworkId, sponsor: Option<PeerId>, now: UnixMillis) -> (u64, u64) {
+        self.networks.pin().get(&(network, sponsor)).map_or((0, 0), |used| used.count(now))
     }
 }
 
 impl Used {
+    fn count(&self, now: UnixMillis) -> (u64, u64) {
+        (self.standing.load(Ordering::Relaxed), self.last_hour(now.0 / MINUTE_MS))
+    }
+
     fn note(&self, minute: u64, live: bool) {
         let cell = &self.minutes[minute as usize % MINUTES];
         let (then, count) = split(cell.load(Ordering::Relaxed));

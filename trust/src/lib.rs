@@ -52,7 +52,7 @@ pub use medium::{Clock, Medium, MediumFile, Monotonic};
 pub use real::{RealDir, RealFile};
 pub use record::{FileKind, Index, Record, RecordFault, Revision};
 pub use recover::{
-    Opened, RecoveryReport, TAIL_BYTES_MAX, create, create_at, open, open_or_begin_anew, remove_leftovers,
+    Opened, RecoveryReport, TAIL_BYTES_MAX, create, create_at, open, open_or_begin_anew, open_or_make, remove_leftovers,
 };
 pub use retry::{Backoff, FaultClass, RetryPolicy};
 pub use salvage::{FileReport, SalvageReport, Salvaged, check, salvage, set_aside};
@@ -65,6 +65,7 @@ pub use table::{SUB_MAPS, Table, Urgency, WALK_RECORDS_MAX};
 pub mod authorise;
 pub mod book;
 mod caps;
+pub mod networks;
 pub mod peers;
 pub mod rules;
 pub mod sessions;
@@ -72,6 +73,7 @@ pub mod trust_record;
 
 pub use authorise::{Denied, Direction, Purpose};
 pub use book::{Book, Policy, Updated};
+pub use networks::{Members, NetRecord, NetworkRefusal, Networks, Standing};
 pub use peers::PeerRecord;
 pub use sessions::{EndReason, Role, SessionId, SessionRecord, SessionState, Sessions};
-pub use trust_record::{Actor, Cause, Edge, Rule, Side, Transition, TrustRecord, TrustState};
+pub use trust_record::{Actor, Cause, Edge, Rule, Side, Transition, TrustRecord, TrustState, View};

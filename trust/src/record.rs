@@ -44,7 +44,7 @@ pub enum FileKind {
     Peers = 2,
     /// Session records.
     Sessions = 3,
-    /// Invites and redemptions.
+    /// Networks, members, expulsions, invites and redemptions.
     Invites = 4,
 }
 

@@ -146,6 +146,23 @@ pub fn open_or_begin_anew<R: Record, M: Medium>(medium: &mut M, site: &Site) -> 
     Ok(opened)
 }
 
+/// Opens a store whose file an older program has not made: made if it is missing and the floor knows nothing of it.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_or_make<R: Record, M: Medium>(
+    medium: &mut M,
+    site: &Site,
+    floor: &Floor,
+) -> Result<Opened<R, M>, StoreError> {
+    match open(medium, site, floor) {
+        Err(StoreError::Damaged { fault: DamageFault::Missing, .. }) if floor.of(R::KIND) == Revision::ZERO => {
+            create(medium, site)
+        }
+        outcome => outcome,
+    }
+}
+
 fn opened<R: Record, M: Medium>(
     table: Table<R>,
     durable: Revision,

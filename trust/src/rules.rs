@@ -12,7 +12,7 @@
 //!
 //! Not here: locks and caps (`book`), signatures from the wire (checked before a [`Verified`] exists).
 
-use handfast_protocol::exchange::{AnswerTerms, Disposition, Offer, Shown, Standing, networks_shown};
+use handfast_protocol::exchange::{AnswerTerms, Disposition, Offer, Shown, networks_shown};
 use handfast_protocol::limits::BUSY_RETRY_AFTER_MS;
 use handfast_protocol::statement::next_epoch;
 use handfast_protocol::{
@@ -20,11 +20,12 @@ use handfast_protocol::{
     Terms, UnixMillis, Verified,
 };
 
+use crate::networks::{Members, Standing};
 use crate::record::Revision;
-use crate::trust_record::{Actor, Cause, Edge, Request, Rule, Side, Transition, TrustRecord, TrustState};
+use crate::trust_record::{Actor, Cause, Edge, Request, Rule, Side, Transition, TrustRecord, TrustState, View};
 
 /// The two ends and the time, for one decision.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Moment<'a> {
     /// Our key: grants by a rule are signed with it.
     pub key: &'a SecretKey,
@@ -34,6 +35,16 @@ pub struct Moment<'a> {
     pub now: UnixMillis,
     /// The peer is on the deny list.
     pub denied: bool,
+    /// Whose membership counts; `None`: this node is in no network.
+    pub members: Option<&'a Members>,
+}
+
+impl<'a> Moment<'a> {
+    /// As a record's state is looked at.
+    pub fn view(&self) -> View<'a> {
+        let members = self.members.map(|members| (members, self.key.peer_id(), self.peer));
+        View { now: self.now, denied: self.denied, members }
+    }
 }
 
 /// What a stranger's request may do, found before the decision.
@@ -41,6 +52,8 @@ pub struct Moment<'a> {
 pub struct Admittance {
     /// The rule that grants, with budget left.
     pub rule: Option<Rule>,
+    /// Who let the peer into the network of that rule; none: its authority, or it is no network's.
+    pub sponsor: Option<PeerId>,
     /// A stranger may make this node store something.
     pub may_pend: bool,
     /// From where the request came.
@@ -75,7 +88,7 @@ struct Change<'a> {
 impl<'a> Change<'a> {
     fn of(record: Option<&TrustRecord>, moment: &'a Moment<'a>) -> Change<'a> {
         let record = record.cloned().unwrap_or_default();
-        Change { before: record.state(moment.denied, moment.now), moment, record }
+        Change { before: record.state(&moment.view()), moment, record }
     }
 
     fn says(&mut self, terms: Terms) {
@@ -85,6 +98,15 @@ impl<'a> Change<'a> {
             self.record.ours = Some(stored(&verified, Side::Ours, self.moment.now));
             self.record.delivered = None;
         }
+    }
+
+    fn grants_by(&mut self, rule: Rule, sponsor: Option<PeerId>) {
+        let mut terms = self.terms(Kind::Grant, Note::default());
+        if let Rule::Network(network) = rule {
+            terms.network = Some(network);
+        }
+        self.says(terms);
+        self.record.made_by(Some(rule), sponsor);
     }
 
     fn terms(&self, kind: Kind, note: Note) -> Terms {
@@ -103,7 +125,7 @@ impl<'a> Change<'a> {
     fn finish(mut self, cause: Cause, actor: Actor) -> Decided {
         let at = self.moment.now;
         let record = &mut self.record;
-        let next = record.state(self.moment.denied, at);
+        let next = record.state(&self.moment.view());
         match next {
             // Also when no request has led here: our own grant has ended, or the peer was unblocked.
             TrustState::Pending => {
@@ -113,13 +135,14 @@ impl<'a> Change<'a> {
             TrustState::Blocked => {}
             _ => record.request = None,
         }
-        let keep =
-            !record.is_strangers() || record.theirs.as_ref().is_some_and(|edge| edge.is_grant_at(Side::Theirs, at));
+        let keep = !record.is_strangers()
+            || record.theirs.as_ref().is_some_and(|edge| edge.counts(Side::Theirs, &self.moment.view()));
         let to = if keep { next } else { absent(self.moment) };
         let digest = match cause {
             Cause::TheyGranted | Cause::TheyRevoked => record.theirs.as_ref().map(|edge| edge.digest),
             Cause::Blocked | Cause::Unblocked | Cause::Expired | Cause::Evicted => None,
-            Cause::Granted | Cause::Revoked | Cause::Rejected | Cause::Restored => {
+            Cause::Expelled | Cause::MembershipEnded | Cause::MembershipRegained => None,
+            Cause::Granted | Cause::Revoked | Cause::Rejected | Cause::Restored | Cause::Undone => {
                 record.ours.as_ref().map(|edge| edge.digest)
             }
         };
@@ -168,13 +191,11 @@ pub fn merge(record: Option<&TrustRecord>, shown: &Shown, admittance: &Admittanc
             cause.0 = Cause::TheyRevoked;
         }
     }
-    if let Some(rule) = admittance.rule.filter(|_| waits_for_a_rule(&change.record, moment)) {
-        let terms = change.terms(Kind::Grant, Note::default());
-        change.says(terms);
-        change.record.rule = Some(rule);
+    if let Some(rule) = admittance.rule.filter(|rule| waits_for_a_rule(&change.record, rule, moment)) {
+        change.grants_by(rule, admittance.sponsor);
         cause = (Cause::Granted, Actor::Rule(rule));
     }
-    if news && change.record.state(moment.denied, now) == TrustState::Pending {
+    if news && change.record.state(&moment.view()) == TrustState::Pending {
         if change.record.is_strangers() && !admittance.may_pend {
             return Decided { turned_away: true, ..Decided::unchanged(record) };
         }
@@ -203,7 +224,7 @@ fn merge_ours(record: &mut TrustRecord, shown: Option<&Verified>, now: UnixMilli
     if shown.terms().kind == Kind::Revoke {
         record.ours = Some(stored(shown, Side::Ours, now));
         record.delivered = None;
-        record.rule = None;
+        record.made_by(None, None);
         return true;
     }
     record.proven = record.proven.max(shown.terms().epoch);
@@ -231,9 +252,70 @@ fn merge_theirs(record: &mut TrustRecord, shown: &Verified, now: UnixMillis) -> 
     true
 }
 
-/// A rule may grant only where we have said nothing at all, also not what a peer has proven.
-fn waits_for_a_rule(record: &TrustRecord, moment: &Moment<'_>) -> bool {
-    record.ours.is_none() && record.proven == 0 && record.state(moment.denied, moment.now) == TrustState::Pending
+/// A rule may grant only where we have said nothing at all, also not what a peer has proven; or where all that we have
+/// said is the grant of another network's rule, which no longer counts.
+fn waits_for_a_rule(record: &TrustRecord, rule: &Rule, moment: &Moment<'_>) -> bool {
+    may_be_granted_by(record, rule, moment) && record.state(&moment.view()) == TrustState::Pending
+}
+
+fn may_be_granted_by(record: &TrustRecord, rule: &Rule, moment: &Moment<'_>) -> bool {
+    let idle = |ours: &Edge| {
+        let by_another = matches!(record.rule, Some(Rule::Network(_))) && record.rule != Some(*rule);
+        by_another
+            && matches!(rule, Rule::Network(_))
+            && ours.is_grant_at(Side::Ours, moment.now)
+            && !ours.counts(Side::Ours, &moment.view())
+    };
+    record.proven == 0 && record.ours.as_ref().is_none_or(idle)
+}
+
+/// A network's rule grants to a member before that has asked: this node has just joined, or learnt of it. Where we have
+/// said something already, or they have refused us, nothing changes.
+pub fn enlist(record: Option<&TrustRecord>, rule: Rule, sponsor: Option<PeerId>, moment: &Moment<'_>) -> Decided {
+    let mut change = Change::of(record, moment);
+    let undecided = matches!(change.before, TrustState::Unknown | TrustState::Pending);
+    if !undecided || !may_be_granted_by(&change.record, &rule, moment) {
+        return Decided::unchanged(record);
+    }
+    change.grants_by(rule, sponsor);
+    change.finish(Cause::Granted, Actor::Rule(rule))
+}
+
+/// The operator takes back what a rule granted since `since`. Whatever else the record holds stays as it is.
+pub fn undo(record: Option<&TrustRecord>, rule: &Rule, since: UnixMillis, moment: &Moment<'_>) -> Decided {
+    let Some(stored) = record.filter(|record| is_to_be_undone(record, rule, since)) else {
+        return Decided::unchanged(record);
+    };
+    let mut change = Change::of(Some(stored), moment);
+    let terms = change.terms(Kind::Revoke, Note::default());
+    change.says(terms);
+    change.record.made_by(None, None);
+    change.finish(Cause::Undone, Actor::Operator)
+}
+
+/// True for a grant that stands, which `rule` made, and which was stored at `since` or later.
+pub fn is_to_be_undone(record: &TrustRecord, rule: &Rule, since: UnixMillis) -> bool {
+    let since_then = |ours: &Edge| !ours.is_revoke() && ours.stored_at >= since;
+    record.rule.as_ref() == Some(rule) && record.ours.as_ref().is_some_and(since_then)
+}
+
+/// A membership that a grant rests on has begun or ceased to count: the history says so, the edges stay as they are.
+pub fn reconcile(record: &TrustRecord, moment: &Moment<'_>) -> Decided {
+    let view = moment.view();
+    let change = Change { before: record.told(), moment, record: record.clone() };
+    let standing = |edge: Option<&Edge>, side| {
+        let network = edge.filter(|edge| edge.is_grant_at(side, moment.now))?.terms.network?;
+        Some((network, view.standing(&network, side)))
+    };
+    let standings = [standing(record.ours.as_ref(), Side::Ours), standing(record.theirs.as_ref(), Side::Theirs)];
+    let gone = || standings.iter().flatten().find(|(_, standing)| !standing.counts());
+    let (cause, network) = match gone().or(standings.iter().flatten().next()) {
+        Some((network, Standing::Expelled | Standing::SponsorExpelled)) => (Cause::Expelled, Some(*network)),
+        Some((network, standing)) if standing.counts() => (Cause::MembershipRegained, Some(*network)),
+        Some((network, _)) => (Cause::MembershipEnded, Some(*network)),
+        None => (Cause::MembershipEnded, None),
+    };
+    change.finish(cause, network.map_or(Actor::Clock, Actor::Network))
 }
 
 /// What the operator wants granted.
@@ -261,6 +343,12 @@ pub enum Refusal {
     /// There is no statement of the peer to answer.
     #[error("the peer has not requested anything")]
     NothingToReject,
+    /// The peer is not a member of the network, or we are not, or its rule is off.
+    #[error("the rule of the network does not name this peer")]
+    NotNamed,
+    /// The rule's budget is used up.
+    #[error("the budget of the rule is used up")]
+    NoBudget,
     /// A node does not trust itself.
     #[error("this is this node itself")]
     Myself,
@@ -291,7 +379,7 @@ pub fn trust(record: Option<&TrustRecord>, grant: &Grant, moment: &Moment<'_>) -
         terms.expires_at = expires_at;
         terms.scope = grant.scope.clone();
         change.says(terms);
-        change.record.rule = None;
+        change.record.made_by(None, None);
     }
     Ok(change.finish(Cause::Granted, Actor::Operator))
 }
@@ -318,7 +406,7 @@ pub fn revoke(
     if !stands {
         let terms = change.terms(Kind::Revoke, note.clone());
         change.says(terms);
-        change.record.rule = None;
+        change.record.made_by(None, None);
     }
     Ok(change.finish(cause, Actor::Operator))
 }
@@ -346,7 +434,7 @@ pub fn expire(record: &TrustRecord, pending_since: UnixMillis, moment: &Moment<'
             edge.terms.expires_at = None;
         }
     }
-    let mut change = Change { before: before.state(moment.denied, moment.now), moment, record: record.clone() };
+    let mut change = Change { before: before.state(&moment.view()), moment, record: record.clone() };
     for (edge, side) in [(&mut change.record.ours, Side::Ours), (&mut change.record.theirs, Side::Theirs)] {
         if let Some(edge) = edge.as_mut().filter(|edge| edge.has_ended(side, moment.now)) {
             edge.expired = true;
@@ -382,7 +470,7 @@ pub struct Showing {
     /// Where we can be reached.
     pub address: Option<SignedAddressRecord>,
     /// Our place in the networks that the peer is in too, as far as we know; see `Networks::standings_with`.
-    pub networks: Vec<Standing>,
+    pub networks: Vec<handfast_protocol::Standing>,
 }
 
 /// What we say when we open an exchange. A grant of ours that has ended is not offered: whoever stores it for the first
@@ -416,7 +504,7 @@ pub fn answer(
     showing: &Showing,
     moment: &Moment<'_>,
 ) -> AnswerTerms {
-    let state = record.map_or(absent(moment), |record| record.state(moment.denied, moment.now));
+    let state = record.map_or(absent(moment), |record| record.state(&moment.view()));
     let disposition = match state {
         TrustState::Trusted => Disposition::Granted,
         TrustState::Pending => Disposition::Pending,
@@ -441,7 +529,7 @@ pub fn answer(
     let news = |ours: &&Edge| shown.ours.as_ref().is_none_or(|held| held.rank() < ours.rank());
     let older = |theirs: &&Edge| shown.theirs.as_ref().is_none_or(|offered| offered.rank() < theirs.rank());
     let said = record.ours.as_ref().filter(|ours| worth_saying(ours, moment));
-    let holds_our_grant = said.is_some_and(|ours| ours.is_grant_at(Side::Ours, moment.now));
+    let holds_our_grant = said.is_some_and(|ours| ours.counts(Side::Ours, &moment.view()));
     AnswerTerms {
         holds: record.theirs.as_ref().map(Edge::held),
         statement: said.filter(news).map(|ours| signed(ours, me, moment.peer)),

@@ -3,7 +3,7 @@
 //! Invariants: an [`Edge`] is a statement that was verified before it was stored. A revoke never expires. Only the
 //! functions of `rules` change a record; what they cannot express cannot happen.
 //!
-//! Sizes (tests pin them): in memory 616 bytes and 88 for each transition, beside notes and scopes; on the disk 432
+//! Sizes (tests pin them): in memory 624 bytes and 88 for each transition, beside notes and scopes; on the disk 432
 //! bytes for two plain grants and what led to them, 3,537 at most.
 //!
 //! Not here: what may change (`rules`), under which lock (`book`), who may pass (`authorise`).
@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::authorise::TrustIndex;
 use crate::frame::MAX_RECORD_BYTES;
+use crate::networks::{Members, Standing};
 use crate::record::{FileKind, Record, RecordFault, Revision};
 
 /// How many transitions a record keeps.
@@ -28,6 +29,8 @@ pub const HISTORY_MAX: usize = 16;
 pub(crate) const RECORD_BYTES_MAX: usize = 8 * 1024;
 /// First byte of an encoded record, so that later versions can add fields.
 const RECORD_VERSION: u8 = 1;
+/// First byte of a trust record whose grant has a sponsor: the sponsor's 32 bytes follow, then a record of version 1.
+const SPONSORED_VERSION: u8 = 2;
 
 const _: () = assert!(RECORD_BYTES_MAX <= MAX_RECORD_BYTES);
 
@@ -103,15 +106,50 @@ impl Edge {
         })
     }
 
-    /// True for a grant that counts at `now`. A grant by a network's rule counts only with a membership, and this
-    /// version knows none.
+    /// True for a grant that has not ended by `now`. One by a network's rule may not count all the same.
     pub fn is_grant_at(&self, side: Side, now: UnixMillis) -> bool {
-        !self.is_revoke() && !self.has_ended(side, now) && self.terms.network.is_none()
+        !self.is_revoke() && !self.has_ended(side, now)
+    }
+
+    /// True for a grant that counts: one that has not ended and, where a network's rule made it, whose subject's
+    /// membership there counts.
+    pub fn counts(&self, side: Side, view: &View<'_>) -> bool {
+        self.is_grant_at(side, view.now)
+            && self.terms.network.is_none_or(|network| view.standing(&network, side).counts())
     }
 
     /// True for a grant whose end has come, or had come once.
     pub fn has_ended(&self, side: Side, now: UnixMillis) -> bool {
         !self.is_revoke() && (self.expired || self.ends_at(side).is_some_and(|end| end <= now))
+    }
+}
+
+/// From where a record is looked at: what its state depends on besides what it holds.
+#[derive(Clone, Copy)]
+pub struct View<'a> {
+    /// By our clock.
+    pub now: UnixMillis,
+    /// The peer is on the deny list.
+    pub denied: bool,
+    /// The networks, this node and the peer; without them no grant of a network's rule counts.
+    pub members: Option<(&'a Members, PeerId, PeerId)>,
+}
+
+impl View<'_> {
+    /// A view from outside of all networks.
+    pub fn outside(denied: bool, now: UnixMillis) -> View<'static> {
+        View { now, denied, members: None }
+    }
+
+    /// What the membership is worth that a grant of this side rests on: that of its subject.
+    pub fn standing(&self, network: &NetworkId, side: Side) -> Standing {
+        self.members.map_or(Standing::NotHere, |(members, me, peer)| {
+            let subject = match side {
+                Side::Ours => peer,
+                Side::Theirs => me,
+            };
+            members.standing(network, &subject, self.now)
+        })
     }
 }
 
@@ -200,6 +238,8 @@ pub enum Actor {
     Clock,
     /// The bounds on what strangers may make this node keep.
     Caps,
+    /// A network: a membership in it began or ceased to count.
+    Network(NetworkId),
 }
 
 impl fmt::Display for Actor {
@@ -210,6 +250,7 @@ impl fmt::Display for Actor {
             Actor::Rule(rule) => write!(f, "rule:{rule}"),
             Actor::Clock => f.write_str("clock"),
             Actor::Caps => f.write_str("caps"),
+            Actor::Network(network) => write!(f, "network:{network}"),
         }
     }
 }
@@ -237,6 +278,14 @@ pub enum Cause {
     Restored,
     /// An undecided request made room for another one: the caps were full.
     Evicted,
+    /// A network's authority has expelled the subject of a grant, or whoever let it in.
+    Expelled,
+    /// The membership that a grant rests on has ended, or this node has left the network.
+    MembershipEnded,
+    /// The membership that a grant rests on counts again: a readmission or a new certificate.
+    MembershipRegained,
+    /// The operator took back what a rule had granted.
+    Undone,
 }
 
 impl Cause {
@@ -253,6 +302,10 @@ impl Cause {
             Cause::Expired => "expired",
             Cause::Restored => "restored",
             Cause::Evicted => "evicted",
+            Cause::Expelled => "expelled",
+            Cause::MembershipEnded => "membership_ended",
+            Cause::MembershipRegained => "membership_regained",
+            Cause::Undone => "undone",
         }
     }
 }
@@ -310,6 +363,10 @@ pub struct TrustRecord {
     pub equivocations: u32,
     /// The last transitions, oldest first.
     pub history: Vec<Transition>,
+    /// The sponsor of the subject of a grant by a network's rule, when it was made: it counts against that sponsor's
+    /// budget. Boxed, because most records have none.
+    #[serde(skip)]
+    pub sponsor: Option<Box<PeerId>>,
     /// The revision in which an edge or the flag last changed; zero for what was read from the file, which is durable.
     #[serde(skip)]
     pub edges_at: Revision,
@@ -319,9 +376,9 @@ pub struct TrustRecord {
 }
 
 impl TrustRecord {
-    /// What follows at `now`. `denied`: the peer is on the deny list.
-    pub fn state(&self, denied: bool, now: UnixMillis) -> TrustState {
-        if self.blocked || denied {
+    /// What follows.
+    pub fn state(&self, view: &View<'_>) -> TrustState {
+        if self.blocked || view.denied {
             return TrustState::Blocked;
         }
         if self.ours.as_ref().is_some_and(Edge::is_revoke) {
@@ -330,14 +387,36 @@ impl TrustRecord {
         if self.theirs.as_ref().is_some_and(Edge::is_revoke) {
             return TrustState::Refused;
         }
-        let ours = self.ours.as_ref().is_some_and(|edge| edge.is_grant_at(Side::Ours, now));
-        let theirs = self.theirs.as_ref().is_some_and(|edge| edge.is_grant_at(Side::Theirs, now));
+        let ours = self.ours.as_ref().is_some_and(|edge| edge.counts(Side::Ours, view));
+        let theirs = self.theirs.as_ref().is_some_and(|edge| edge.counts(Side::Theirs, view));
         match (ours, theirs) {
             (true, true) => TrustState::Trusted,
             (true, false) => TrustState::Requested,
             (false, true) => TrustState::Pending,
             (false, false) => TrustState::Unknown,
         }
+    }
+
+    /// The state that was last told: where the last transition led.
+    pub fn told(&self) -> TrustState {
+        self.history.last().map_or(TrustState::Unknown, |last| last.to)
+    }
+
+    /// True when a membership has begun or ceased to count, and no transition says so yet.
+    pub fn is_out_of_step(&self, view: &View<'_>) -> bool {
+        self.rests_on_networks() && !view.denied && self.told() != self.state(view)
+    }
+
+    /// True when an edge is a grant by a network's rule.
+    pub fn rests_on_networks(&self) -> bool {
+        let by_network = |edge: &Option<Edge>| edge.as_ref().is_some_and(|edge| edge.terms.network.is_some());
+        by_network(&self.ours) || by_network(&self.theirs)
+    }
+
+    /// Says which rule made our grant, and who let its subject into the network; none: an operator.
+    pub(crate) fn made_by(&mut self, rule: Option<Rule>, sponsor: Option<PeerId>) {
+        self.rule = rule;
+        self.sponsor = sponsor.filter(|_| rule.is_some()).map(Box::new);
     }
 
     /// True when nothing that a decision uses differs: both edges, their ends, the local flag.
@@ -422,10 +501,19 @@ impl Record for TrustRecord {
     }
 
     fn encode(&self, out: &mut Vec<u8>) {
+        if let Some(sponsor) = &self.sponsor {
+            out.push(SPONSORED_VERSION);
+            out.extend_from_slice(sponsor.as_bytes());
+        }
         encode_versioned(self, out);
     }
 
     fn decode(_: &PeerId, bytes: &[u8]) -> Result<TrustRecord, RecordFault> {
-        decode_versioned(bytes)
+        let Some((&SPONSORED_VERSION, rest)) = bytes.split_first() else {
+            return decode_versioned(bytes);
+        };
+        let (sponsor, body) = rest.split_first_chunk::<32>().ok_or(RecordFault::TooShort)?;
+        let sponsor = Some(Box::new(PeerId::from_stored(*sponsor)));
+        Ok(TrustRecord { sponsor, ..decode_versioned(body)? })
     }
 }

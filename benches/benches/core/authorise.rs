@@ -23,6 +23,7 @@ pub(crate) fn policy() -> Policy {
         accept_all: false,
         grants_per_hour: u64::MAX,
         grants_total: u64::MAX,
+        grants_per_sponsor: u64::MAX,
         pending_total: 4_096,
         pending_per_source: 64,
         pending_new_per_second: 10,

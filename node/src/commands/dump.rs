@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use handfast_protocol::text::escaped;
 use handfast_protocol::{Kind, PeerId, UnixMillis};
 use handfast_trust::{
-    Edge, FileKind, Medium, PeerRecord, RealDir, Record, SessionRecord, SessionState, Side, TrustRecord, salvage,
+    Edge, FileKind, Medium, PeerRecord, RealDir, Record, SessionRecord, SessionState, Side, TrustRecord, View, salvage,
 };
 use serde_json::{Value, json};
 
@@ -86,7 +86,7 @@ fn trust_row(peer: &PeerId, record: &TrustRecord, now: UnixMillis) -> Value {
     });
     json!({
         "peer_id": peer.to_string(),
-        "state": record.state(false, now).as_str(),
+        "state": record.state(&View::outside(false, now)).as_str(),
         "ours": record.ours.as_ref().map(|edge| edge_row(edge, Side::Ours, now)),
         "theirs": record.theirs.as_ref().map(|edge| edge_row(edge, Side::Theirs, now)),
         "blocked": record.blocked,

@@ -1,7 +1,7 @@
 //! Where the node's side of the truth comes from: the records of a node that was killed, or what somebody else's node
 //! answers when it is asked again.
 
-use handfast_trust::trust_record::TrustState;
+use handfast_trust::trust_record::{TrustState, View};
 
 use super::ledger::{Memory, Stored, Truth, compare};
 use super::own_node::OwnNode;
@@ -25,7 +25,7 @@ pub(super) async fn of_own_node(own: &OwnNode, memories: &[Memory]) -> Result<Tr
     let now = unix_now();
     let stored = |peer: &handfast_protocol::PeerId| {
         let record = opened.stores.trust.read(|table| table.get(peer).cloned())?;
-        Some(Stored::of(&record, record.state(false, now)))
+        Some(Stored::of(&record, record.state(&View::outside(false, now))))
     };
     let truth = compare(memories, stored);
     opened.stores.close()?;

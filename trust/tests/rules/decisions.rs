@@ -267,8 +267,8 @@ fn a_rule_never_lifts_our_own_revoke() {
 fn a_rule_that_is_named_all_the_same_grants_only_where_nothing_was_said() {
     let (node, peer, key) = (Node::plain(), Peer::new(1), me());
     let later = NOON.plus(HOUR);
-    let moment = rules::Moment { key: &key, peer: peer.id(), now: later, denied: false };
-    let admittance = rules::Admittance { rule: Some(Rule::AcceptAll), may_pend: true, source: None };
+    let moment = rules::Moment { key: &key, peer: peer.id(), now: later, denied: false, members: None };
+    let admittance = rules::Admittance { rule: Some(Rule::AcceptAll), sponsor: None, may_pend: true, source: None };
     let grants = |node: &Node| {
         let record = node.book.record(&peer.id());
         let offer = shown(Some(&peer.grants(NOON.0)), None);

@@ -1,7 +1,7 @@
 //! The state follows from two edges, the local flag, the deny list and the clock.
 
 use handfast_protocol::{Kind, Terms, UnixMillis};
-use handfast_trust::{Edge, TrustRecord};
+use handfast_trust::{Edge, TrustRecord, View};
 
 use crate::support::{Peer, terms};
 
@@ -56,7 +56,7 @@ fn the_state_follows_from_the_table() {
     for row in words.chunks(4) {
         let record =
             TrustRecord { ours: edge(row[0]), theirs: edge(row[1]), blocked: row[2] == "b", ..TrustRecord::default() };
-        assert_eq!(record.state(row[2] == "d", NOW).as_str(), row[3], "{row:?}");
+        assert_eq!(record.state(&View::outside(row[2] == "d", NOW)).as_str(), row[3], "{row:?}");
     }
 }
 

@@ -126,6 +126,7 @@ pub(crate) fn open_policy() -> Policy {
         accept_all: false,
         grants_per_hour: 1_000_000,
         grants_total: 1_000_000,
+        grants_per_sponsor: 1_000_000,
         pending_total: 1_000_000,
         pending_per_source: 1_000_000,
         pending_new_per_second: 1_000_000,
