@@ -473,8 +473,8 @@ pub struct Showing {
     pub networks: Vec<handfast_protocol::Standing>,
 }
 
-/// What we say when we open an exchange. A grant of ours that has ended is not offered: whoever stores it for the first
-/// time would count its life from then.
+/// What we say when we open an exchange. A grant of ours that does not count is not offered: of one that has ended, whoever
+/// stores it for the first time would count its life from then.
 pub fn offer(record: Option<&TrustRecord>, showing: &Showing, moment: &Moment<'_>) -> Offer {
     let me = moment.key.peer_id();
     let ours = record.and_then(|record| record.ours.as_ref());
@@ -489,7 +489,7 @@ pub fn offer(record: Option<&TrustRecord>, showing: &Showing, moment: &Moment<'_
 }
 
 fn worth_saying(ours: &Edge, moment: &Moment<'_>) -> bool {
-    !ours.has_ended(Side::Ours, moment.now)
+    ours.is_revoke() || ours.counts(Side::Ours, &moment.view())
 }
 
 fn signed(edge: &Edge, issuer: PeerId, subject: PeerId) -> SignedStatement {

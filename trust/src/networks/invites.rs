@@ -19,6 +19,9 @@ use super::{INVITES_MAX, InviteRecord, NetKey, NetRecord, NetworkRefusal, Networ
 use crate::record::Revision;
 use crate::table::Urgency;
 
+/// How long an invite is kept after its end, at least: 30 days.
+pub const ENDED_KEPT_MS: u64 = 30 * 24 * 3_600_000;
+
 /// What an operator wants an invite to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Invitation {
@@ -52,6 +55,9 @@ impl Networks {
         }
         if uses == 0 || uses > INVITE_USES_MAX || expires_at <= valid_from {
             return Err(NetworkRefusal::BadInvite);
+        }
+        if self.members().invites() >= INVITES_MAX {
+            self.forget_ended(now);
         }
         if self.members().invites() >= INVITES_MAX {
             return Err(NetworkRefusal::TooMany);
@@ -108,6 +114,20 @@ impl Networks {
         let mut list: Vec<_> = self.store.walk().flatten().filter_map(redemption).collect();
         list.sort_unstable_by_key(|(peer, at)| (*at, *peer));
         list
+    }
+
+    /// Makes room: removes invites that have ended long ago, with their redemptions. Such a ticket is unknown from then on.
+    fn forget_ended(&self, now: UnixMillis) {
+        let ended = |invite: &InviteRecord| invite.expires_at.plus(ENDED_KEPT_MS) <= now;
+        let invites = self.invites().into_iter().filter(|(_, invite)| ended(invite)).map(|(id, _)| id);
+        let invites: std::collections::HashSet<InviteId> = invites.collect();
+        let mut keys: Vec<NetKey> = self.store.walk().flatten().map(|(key, _)| key).collect();
+        keys.retain(|key| matches!(key, NetKey::Invite(id) | NetKey::Redemption(id, _) if invites.contains(id)));
+        // Invites first: a redemption without its invite is found by nobody.
+        keys.sort_unstable();
+        for piece in keys.chunks(64) {
+            self.store.write(|table| piece.iter().for_each(|key| drop(table.remove(key, Urgency::Lazy))));
+        }
     }
 
     /// A key that TLS proved redeems an invite. The reply may be said once the revision is durable, and is then asked

@@ -34,7 +34,7 @@ use handfast_protocol::{
 };
 
 pub use self::host::AddressOf;
-pub use self::invites::Invitation;
+pub use self::invites::{ENDED_KEPT_MS, Invitation};
 use self::members::List;
 pub use self::members::{Members, Standing};
 use self::record::{Found, is_same};
