@@ -35,7 +35,6 @@ fn alphabet() -> Vec<Letter> {
         Letter::Notice(notice(5, 8, Expel)),
         Letter::Notice(notice(5, 9, Readmit)),
         Letter::Certificate(certified(5, 1)),
-        Letter::Notice(notice(5, 9, Expel)),
     ]
 }
 
@@ -88,7 +87,7 @@ fn every_order_of_certificates_and_notices_ends_alike() {
         assert_eq!(node.networks.store().revision(), revision, "{order:?}");
         held.push((node.networks.members().expulsions(&network(1)), node.networks.member(network(1), peer(5))));
     }
-    assert_eq!(held.len(), 5_040);
+    assert_eq!(held.len(), 720);
     assert!(held.windows(2).all(|two| two[0] == two[1]));
 }
 
