@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use handfast_protocol::codec::{self, CodecFault, Deframer};
 use handfast_protocol::exchange::{
-    Agreement, AnswerTerms, Disposition, ExchangeFault, Initiator, InitiatorInput, InitiatorOutput, Offer, Patience,
+    Agreement, AnswerTerms, Disposition, ExchangeFault, Initiator, InitiatorInput, InitiatorOutput, Patience,
     Responder, ResponderInput, ResponderOutput, Shown,
 };
 use handfast_protocol::limits::{
     BUSY_RETRY_AFTER_MS, DURABLE_DEADLINE_MS, EXCHANGE_DEADLINE_MS, FRAME_BYTES_MAX, FRAME_DEADLINE_MS,
 };
-use handfast_protocol::stream::{Extensions, Head, StreamKind};
+use handfast_protocol::stream::{Head, StreamKind};
 use handfast_protocol::{Incarnation, Kind, RefuseCode};
 use handfast_trust::Revision;
 use quinn::{RecvStream, SendStream, VarInt};
@@ -32,6 +32,17 @@ pub struct Exchanged {
     pub granted: bool,
     /// How it ended.
     pub result: Result<Option<Agreement>, ExchangeFault>,
+}
+
+impl Exchanged {
+    /// A disk, ours or the peer's, does not keep up: nothing was agreed, and nothing taken back.
+    pub fn says_later(&self) -> bool {
+        let busy = |agreement: &Agreement| matches!(agreement.disposition, Disposition::Busy { .. });
+        match &self.result {
+            Ok(agreement) => agreement.as_ref().is_some_and(busy),
+            Err(fault) => *fault == ExchangeFault::NotDurable,
+        }
+    }
 }
 
 /// Reads one frame body. `Ok(None)`: the stream ended between frames.
@@ -105,18 +116,15 @@ async fn initiate_within(
 ) -> Result<Agreement, ExchangeFault> {
     let _turn = link.outbound_exchange.acquire().await.map_err(|_| ExchangeFault::Closed)?;
     let mut disk = DiskPatience(None);
-    // Nothing of ours leaves before it is durable.
-    let parties = engine.book.parties(link.peer);
-    let stored = engine.book.record(&link.peer).map_or(0, |record| record.edges_at.0);
-    if !disk.reached(engine, stored).await {
-        return Err(ExchangeFault::NotDurable);
-    }
-    let offer = Offer {
-        statement: parties.ours.as_ref().map(|ours| ours.signed().clone()),
-        yours: parties.theirs.as_ref().map(|theirs| theirs.signed().clone()),
-        incarnation: engine.incarnation,
-        address: engine.address_record(),
-        extensions: Extensions::default(),
+    // Nothing of ours leaves before it is durable; what has changed while we waited is offered instead.
+    let (parties, offer) = loop {
+        let (parties, offer, revision) = engine.book.offer(link.peer, &engine.showing(), unix_now());
+        if engine.book.durable().current() >= revision {
+            break (parties, offer);
+        }
+        if !disk.reached(engine, revision.0).await {
+            return Err(ExchangeFault::NotDurable);
+        }
     };
     let (mut machine, frame) = Initiator::start(parties, &offer);
     let (mut out, mut input) = link.connection.open_bi().await.map_err(|_| ExchangeFault::Closed)?;
@@ -128,8 +136,7 @@ async fn initiate_within(
             InitiatorOutput::Merge(shown) => {
                 *incarnation = Some(shown.incarnation);
                 let updated = engine.merge(link, &shown);
-                let holds = engine.book.record(&link.peer).and_then(|r| r.theirs.as_ref().map(|edge| edge.held()));
-                InitiatorInput::Merged { holds, revision: updated.revision.0 }
+                InitiatorInput::Merged { holds: updated.holds, revision: updated.revision.0 }
             }
             InitiatorOutput::AwaitDurable(revision) => {
                 if disk.reached(engine, revision).await {
@@ -189,6 +196,8 @@ async fn respond_within(
                 *incarnation = Some(shown.incarnation);
                 let is_grant = shown.theirs.as_ref().is_some_and(|theirs| theirs.terms().kind == Kind::Grant);
                 if is_grant && engine.degraded().is_some() {
+                    // A grant waits for a disk that takes it. A revoke of our own that the peer proves does not.
+                    engine.merge(link, &Shown { theirs: None, ..*shown });
                     busy(engine)
                 } else {
                     let turned_away = engine.merge(link, &shown).turned_away;

@@ -250,11 +250,11 @@ impl Engine {
             }
             // The other end, or an exchange before this one, has closed the connection meanwhile: on another one, then.
             if promotion == Promotion::Gone && trusted() && self.registry.session(&link.peer).is_none() {
-                self.outbox.reconnect(link.peer);
+                self.outbox.reopen(link.peer);
             }
             return;
         }
-        if opened_here {
+        if opened_here && !(link.is_session() && exchanged.says_later()) {
             link.retire(CloseCode::Done);
         }
     }
@@ -292,7 +292,9 @@ impl Engine {
             _ => faults.remove(peer),
         };
         drop(faults);
-        if let Some(fault) = fault.filter(|fault| before.as_ref() != Some(fault)) {
+        // Where nobody has said where the peer is, nothing was tried.
+        let tried = fault.filter(|fault| **fault != ContactFault::NoAddress);
+        if let Some(fault) = tried.filter(|fault| before.as_ref() != Some(fault)) {
             self.events.push("contact_failed", Some(*peer), &fault.to_string());
         }
     }

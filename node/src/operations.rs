@@ -359,22 +359,17 @@ impl Operator {
     }
 
     fn counts(&self) -> Counts {
-        let now = unix_now();
-        let mut counts = Counts::default();
-        for (peer, record) in self.book().store().walk().flatten() {
-            let state = self.book().state_of(&peer, &record, now);
-            let count = match state {
-                TrustState::Trusted => &mut counts.trusted,
-                TrustState::Pending => &mut counts.pending,
-                TrustState::Requested => &mut counts.requested,
-                TrustState::Revoked => &mut counts.revoked,
-                TrustState::Refused => &mut counts.refused,
-                TrustState::Blocked => &mut counts.blocked,
-                TrustState::Unknown => continue,
-            };
-            *count += 1;
-            counts.undelivered += u64::from(record.ours.is_some() && !record.is_delivered());
-        }
+        let counted = self.book().census();
+        let mut counts = Counts {
+            trusted: counted.of(TrustState::Trusted),
+            pending: counted.of(TrustState::Pending),
+            requested: counted.of(TrustState::Requested),
+            revoked: counted.of(TrustState::Revoked),
+            refused: counted.of(TrustState::Refused),
+            blocked: counted.of(TrustState::Blocked),
+            undelivered: counted.undelivered,
+            ..Counts::default()
+        };
         if let Some(live) = self.live() {
             counts.sessions = live.engine.registry.counts().0;
             counts.half_open = u64::from(live.engine.admission.half_open());

@@ -2,7 +2,8 @@
 //! second table that could disagree, and a restart forgets nothing.
 //!
 //! Tried at start, when our edge changes, when an address becomes known, and again with backoff until delivered or
-//! expired. After a refusal the next try is at contact or after a day; a request that waits is offered again daily.
+//! expired. After a refusal, and where the peer knows nothing of us that our word could change, the next try is at
+//! contact or after a day; a request that waits is offered again daily.
 //! Sessions that were lost while both ends still trust each other are dialled again in the same way, a few times.
 //!
 //! Invariants (BOUND): [`CONTACTS_MAX`] contacts run at once, one for each peer; a dead peer costs a capped, jittered
@@ -54,6 +55,7 @@ struct Shared {
 struct Rung {
     deliver: HashSet<PeerId>,
     reconnect: HashSet<PeerId>,
+    reopen: HashSet<PeerId>,
 }
 
 impl OutboxBell {
@@ -65,6 +67,11 @@ impl OutboxBell {
     /// The session with `peer` was lost.
     pub fn reconnect(&self, peer: PeerId) {
         self.with(|rung| rung.reconnect.insert(peer));
+    }
+
+    /// Both ends have just agreed on a session, over a connection that was closing.
+    pub fn reopen(&self, peer: PeerId) {
+        self.with(|rung| rung.reopen.insert(peer));
     }
 
     fn with(&self, change: impl FnOnce(&mut Rung) -> bool) {
@@ -170,11 +177,15 @@ impl Outbox {
         for peer in rung.deliver {
             self.at(peer, Instant::now(), false);
         }
-        for peer in rung.reconnect {
-            // Both ends lost it at once: a moment's patience for the one that is smaller to dial.
-            let patience = if self.engine.book.me() < peer { 100..=500u64 } else { 1_500..=3_000 };
-            let due = Instant::now() + Duration::from_millis(self.rng.random_range(patience));
-            self.at(peer, due, true);
+        // Both ends lost it at once: the smaller one dials, after a moment where many may have lost theirs; the other
+        // one if nothing has come of that.
+        let dials = |peer: &PeerId| self.engine.book.me() < *peer;
+        let lost = |peer: PeerId| (peer, if dials(&peer) { 100..=500u64 } else { 1_500..=3_000 });
+        let closing = |peer: PeerId| (peer, if dials(&peer) { 0..=0 } else { 300..=900 });
+        let due: Vec<_> = rung.reconnect.into_iter().map(lost).chain(rung.reopen.into_iter().map(closing)).collect();
+        for (peer, patience) in due {
+            let patience = Duration::from_millis(self.rng.random_range(patience));
+            self.at(peer, Instant::now() + patience, true);
         }
     }
 
@@ -209,9 +220,13 @@ impl Outbox {
             Ok(Some(Agreement { disposition: Disposition::Busy { retry_after_ms }, .. })) => {
                 Some(Instant::now() + Duration::from_millis(u64::from(retry_after_ms)))
             }
-            Ok(Some(Agreement { disposition: Disposition::Refused, .. })) => owes.then(|| Instant::now() + DAY),
+            // It will not have our word, or keeps none of us to change: the next contact brings it again, or a day.
+            Ok(Some(
+                Agreement { disposition: Disposition::Refused, .. }
+                | Agreement { disposition: Disposition::Noted, delivered: None },
+            )) => (owes || self.is_waiting(&peer)).then(|| Instant::now() + self.within_a_day()),
             Ok(_) if owes => self.later(&mut backoff),
-            Ok(_) => self.is_waiting(&peer).then(|| Instant::now() + DAY.mul_f64(0.9 + 0.2 * self.rng.random::<f64>())),
+            Ok(_) => self.is_waiting(&peer).then(|| Instant::now() + self.within_a_day()),
             Err(ContactFault::NoAddress | ContactFault::NotAllowed) => None,
             Err(_) if owes || (session && backoff.failures() < RECONNECT_TRIES_MAX) => self.later(&mut backoff),
             Err(_) => None,

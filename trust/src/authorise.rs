@@ -24,6 +24,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use handfast_protocol::{NetworkId, PeerId, Scope, ServiceName, UnixMillis};
 
 use crate::caps::{RuleUse, Strangers};
+use crate::census::{Census, Counted};
 use crate::networks::Members;
 use crate::record::{Index, Revision};
 use crate::trust_record::{Edge, Rule, Side, TrustRecord, TrustState};
@@ -95,6 +96,7 @@ pub struct TrustIndex {
     idle: AtomicU64,
     pub(crate) strangers: Strangers,
     pub(crate) rules: RuleUse,
+    census: Census,
     /// No grant that is not marked as expired ends before; `u64::MAX`: none ends. May be too early, never too late.
     next_end: NextEnd,
     /// The revision of the last removal.
@@ -162,6 +164,11 @@ impl TrustIndex {
     /// How many peers both ends grant, and no membership holds that up, as far as it was told.
     pub fn trusted(&self) -> usize {
         self.passes.len().saturating_sub(self.idle.load(Ordering::Relaxed) as usize)
+    }
+
+    /// How many peers there are in each state.
+    pub fn census(&self) -> Counted {
+        self.census.counted()
     }
 
     /// How many standing grants `rule` has made, and how many of them within the last hour.
@@ -245,6 +252,7 @@ impl Index<TrustRecord> for TrustIndex {
         }
         self.strangers.changed(key, old, new);
         self.rules.changed(old, new);
+        self.census.changed(old, new);
         match new {
             Some(record) => record.ends_at().into_iter().for_each(|end| self.note_end(end)),
             None => self.removed_at.store(revision.0, Ordering::Release),

@@ -26,6 +26,7 @@ use handfast_protocol::{Address, Held, Kind, Note, PeerId, SecretKey, UnixMillis
 use self::next::{Next, is_bought_by_a_stranger};
 use crate::authorise::{Denied, Direction, Purpose};
 use crate::caps::SourcePrefix;
+use crate::census::Counted;
 use crate::networks::Networks;
 use crate::record::Revision;
 use crate::rules::{self, Admittance, Decided, Grant, Moment, Refusal, Showing};
@@ -147,6 +148,17 @@ impl Book {
     /// From where records of `peer` are looked at.
     pub fn view(&self, peer: PeerId, now: UnixMillis) -> View<'_> {
         self.moment(peer, now).view()
+    }
+
+    /// How many peers there are in each state. Costs no more for a large table.
+    pub fn census(&self) -> Counted {
+        let mut counted = self.store.index().census();
+        for peer in &self.policy.deny {
+            if let Some(record) = self.record(peer) {
+                counted.moved(record.counted_as(), TrustState::Blocked);
+            }
+        }
+        counted
     }
 
     /// True for keys on the deny list.

@@ -65,6 +65,7 @@ pub use table::{SUB_MAPS, Table, Urgency, WALK_RECORDS_MAX};
 pub mod authorise;
 pub mod book;
 mod caps;
+mod census;
 pub mod networks;
 pub mod peers;
 pub mod rules;
@@ -73,6 +74,7 @@ pub mod trust_record;
 
 pub use authorise::{Denied, Direction, Purpose};
 pub use book::{Book, Policy, Updated};
+pub use census::Counted;
 pub use networks::{Members, NetRecord, NetworkRefusal, Networks, Standing};
 pub use peers::PeerRecord;
 pub use sessions::{EndReason, Role, SessionId, SessionRecord, SessionState, Sessions};

@@ -1,28 +1,35 @@
-//! FOR STORMS ONLY: a disk whose every sync takes longer, put between the record core and the real directory of a
-//! storm's own node. The code that ships is the same; only this type parameter differs.
+//! FOR STORMS AND TESTS ONLY: a disk whose every sync waits for something first, put between the record core and the
+//! real directory of a storm's own node. The code that ships is the same; only this type parameter differs.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use handfast_trust::{DiskError, Medium, MediumFile};
 
-/// A directory whose syncs take `delay` longer.
-#[derive(Debug)]
+/// What every sync waits for, in the drainer's thread.
+pub type Wait = Arc<dyn Fn() + Send + Sync>;
+
+/// A directory whose syncs wait.
 pub struct SlowMedium<M> {
     inner: M,
-    delay: Duration,
+    wait: Wait,
 }
 
 /// A file in it.
-#[derive(Debug)]
 pub struct SlowFile<F> {
     inner: F,
-    delay: Duration,
+    wait: Wait,
 }
 
 impl<M> SlowMedium<M> {
     /// Puts `inner` behind a delay.
     pub fn new(inner: M, delay: Duration) -> SlowMedium<M> {
-        SlowMedium { inner, delay }
+        SlowMedium::behind(inner, Arc::new(move || take_time(delay)))
+    }
+
+    /// Puts `inner` behind whatever `wait` waits for.
+    pub fn behind(inner: M, wait: Wait) -> SlowMedium<M> {
+        SlowMedium { inner, wait }
     }
 }
 
@@ -35,11 +42,11 @@ impl<M: Medium> Medium for SlowMedium<M> {
     type File = SlowFile<M::File>;
 
     fn open(&mut self, name: &str) -> Result<Self::File, DiskError> {
-        Ok(SlowFile { inner: self.inner.open(name)?, delay: self.delay })
+        Ok(SlowFile { inner: self.inner.open(name)?, wait: self.wait.clone() })
     }
 
     fn create_new(&mut self, name: &str) -> Result<Self::File, DiskError> {
-        Ok(SlowFile { inner: self.inner.create_new(name)?, delay: self.delay })
+        Ok(SlowFile { inner: self.inner.create_new(name)?, wait: self.wait.clone() })
     }
 
     fn exists(&mut self, name: &str) -> Result<bool, DiskError> {
@@ -59,7 +66,7 @@ impl<M: Medium> Medium for SlowMedium<M> {
     }
 
     fn sync_directory(&mut self) -> Result<(), DiskError> {
-        take_time(self.delay);
+        (self.wait)();
         self.inner.sync_directory()
     }
 }
@@ -90,12 +97,12 @@ impl<F: MediumFile> MediumFile for SlowFile<F> {
     }
 
     fn sync_data(&mut self) -> Result<(), DiskError> {
-        take_time(self.delay);
+        (self.wait)();
         self.inner.sync_data()
     }
 
     fn sync(&mut self) -> Result<(), DiskError> {
-        take_time(self.delay);
+        (self.wait)();
         self.inner.sync()
     }
 }

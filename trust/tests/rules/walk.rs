@@ -294,6 +294,11 @@ impl Walk {
             assert!(history.iter().all(|one| one.from != one.to));
             assert!(history.last().is_none_or(|last| last.to == model.state()));
         }
+        let census = self.node().book.census();
+        for state in TrustState::ALL {
+            let known = self.models.iter().filter(|model| model.is_known() && model.state() == state).count();
+            assert_eq!(census.of(state), known as u64, "{state}");
+        }
         if !operator && ours_before == Word::Revoke {
             assert_eq!(self.models[who].ours, Word::Revoke, "nothing automatic lifts a revoke");
             assert_ne!(self.others.get(who).map(|o| self.node().state(&o.peer, self.now)), Some(TrustState::Trusted));
