@@ -45,6 +45,8 @@ use crate::operations::Operator;
 pub const CONNECTIONS_MAX: usize = 64;
 /// How many of them may follow events: the others stay for those who ask.
 pub const FOLLOWERS_MAX: usize = 32;
+/// Requests that look through all records at a time; others wait.
+const LOOKERS_MAX: usize = 2;
 /// Longest body of a request.
 pub const BODY_BYTES_MAX: usize = 64 * 1024;
 /// How long a client may take for the head of a request, or stay without one.
@@ -73,6 +75,7 @@ pub async fn serve(
         events,
         once: Once::default(),
         followers: Arc::new(Semaphore::new(FOLLOWERS_MAX)),
+        lookers: Arc::new(Semaphore::new(LOOKERS_MAX)),
         stop: stop.clone(),
         data_dir: HeaderValue::try_from(header_of(data_dir.path())).unwrap_or(HeaderValue::from_static("")),
     });
@@ -160,6 +163,7 @@ struct Api {
     events: Arc<EventLog>,
     once: Once,
     followers: Arc<Semaphore>,
+    lookers: Arc<Semaphore>,
     stop: watch::Receiver<bool>,
     data_dir: HeaderValue,
 }
@@ -175,8 +179,8 @@ fn router(api: Api) -> Router {
     Router::new()
         .route("/v1/status", get(|State(api): Shared| async move { reply(Ok(api.operator.status())) }))
         .route("/v1/peers", get(peers))
-        .route("/v1/pending", get(|State(api): Shared| std::future::ready(reply(Ok(api.operator.pending())))))
-        .route("/v1/sessions", get(|State(api): Shared| std::future::ready(reply(Ok(api.operator.sessions())))))
+        .route("/v1/pending", get(|State(api): Shared| look_through(api, |operator| Ok(operator.pending()))))
+        .route("/v1/sessions", get(|State(api): Shared| look_through(api, |operator| Ok(operator.sessions()))))
         .route("/v1/explain", get(explain))
         .route("/v1/events", get(events))
         .route("/v1/trust", post(trust))
@@ -204,7 +208,7 @@ struct PeersQuery {
 }
 
 async fn peers(State(api): Shared, query: Result<Query<PeersQuery>, QueryRejection>) -> Response {
-    reply(asked(query).and_then(|query| api.operator.peers(query.state.as_deref())))
+    look_through(api, move |operator| asked(query).and_then(|query| operator.peers(query.state.as_deref()))).await
 }
 
 #[derive(Deserialize)]
@@ -214,7 +218,26 @@ struct ExplainQuery {
 }
 
 async fn explain(State(api): Shared, query: Result<Query<ExplainQuery>, QueryRejection>) -> Response {
-    reply(asked(query).and_then(|query| api.operator.explain(&query.peer)))
+    look_through(api, move |operator| asked(query).and_then(|query| operator.explain(&query.peer))).await
+}
+
+/// What looks at every record, and writes a row for each, does so off the control thread, a few at once. A panic in it
+/// is the error of this one request.
+async fn look_through<T: Serialize + Send + 'static>(
+    api: Arc<Api>,
+    work: impl FnOnce(&Operator) -> Result<T, ApiError> + Send + 'static,
+) -> Response {
+    let broken =
+        || failed(StatusCode::INTERNAL_SERVER_ERROR, ApiError::new(ErrorCode::Failure, "Looking failed; see the log."));
+    // The permit lives as long as the work, also where nobody waits for it any more.
+    let Ok(permit) = Arc::clone(&api.lookers).acquire_owned().await else {
+        return broken();
+    };
+    let work = move || {
+        let _permit = permit;
+        reply(work(&api.operator))
+    };
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| broken())
 }
 
 async fn trust(api: Shared, request: Request) -> Response {
