@@ -17,7 +17,7 @@ use handfast_protocol::{
 };
 use handfast_trust::peers::{self, DIAL_ADDRESSES_MAX};
 use handfast_trust::rules::Showing;
-use handfast_trust::trust_record::{Cause, Side, TrustState};
+use handfast_trust::trust_record::{Cause, Edge, Side, TrustState};
 use handfast_trust::{
     Book, DegradedReason, Denied, Direction, EndReason, HealthCell, PeerRecord, Purpose, Role, SessionId, Sessions,
     Store, Updated,
@@ -198,13 +198,28 @@ impl Engine {
                 }
             });
         }
-        self.settle(link.peer, &updated);
+        // Our own word goes with the answer that follows, or was offered before: it is not rung for here, or a peer that
+        // keeps none of it would be asked again and again.
+        self.cut(link.peer, &updated);
         updated
     }
 
     /// Carries out what a change of trust asks for: cuts at once, and lets the outbox deliver. Returns how many sessions
     /// ended. Any thread.
     pub fn settle(&self, peer: PeerId, updated: &Updated) -> u32 {
+        let ended = self.cut(peer, updated);
+        self.deliver(peer);
+        ended
+    }
+
+    /// Rings for the peer if our edge is owed to it.
+    pub fn deliver(&self, peer: PeerId) {
+        if self.owes(&peer) {
+            self.outbox.ring(peer);
+        }
+    }
+
+    fn cut(&self, peer: PeerId, updated: &Updated) -> u32 {
         let mut ended = 0;
         if let Some(fall) = updated.transition.filter(|transition| transition.from == TrustState::Trusted) {
             let reason = match fall.cause {
@@ -213,9 +228,6 @@ impl Engine {
                 _ => EndReason::Revoked,
             };
             ended = self.registry.cut(&peer, reason);
-        }
-        if self.owes(&peer) {
-            self.outbox.ring(peer);
         }
         ended
     }
@@ -308,8 +320,13 @@ impl Engine {
             Some(link) => link,
             None => self.dial(peer).await?,
         };
+        let ours = || self.book.record(&peer).and_then(|record| record.ours.as_ref().map(Edge::held));
+        let before = ours();
         let exchanged = driver::initiate(self, &link).await;
         self.after_exchange(&link, &exchanged, true);
+        if ours() != before {
+            self.deliver(peer);
+        }
         match exchanged.result {
             Ok(Some(agreement)) => Ok(agreement),
             Ok(None) => Err(ContactFault::Exchange(ExchangeFault::Closed)),

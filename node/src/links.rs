@@ -175,7 +175,9 @@ async fn stream_opened(engine: &Arc<Engine>, link: &Arc<Link>, mut send: SendStr
                 let exchanged = driver::respond(engine, link, &mut send, &mut recv).await;
                 drop(turn);
                 tracing::debug!(peer = %link.peer.short(), result = ?exchanged.result, "exchange answered");
-                return engine.after_exchange(link, &exchanged, false);
+                engine.after_exchange(link, &exchanged, false);
+                // Without a receipt the answer may be lost, and our word with it.
+                return engine.deliver(link.peer);
             }
             _ => RefuseCode::Busy,
         },
