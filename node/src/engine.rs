@@ -33,7 +33,7 @@ use crate::links::{self, PingFault};
 use crate::outbox::OutboxBell;
 use crate::registry::{Link, Promotion, Registry};
 use crate::service::Services;
-use crate::transport::{DialError, Transport, canonical};
+use crate::transport::{CloseReason, DialError, Transport, canonical, close_reason};
 
 /// How long one address may take to answer a dial.
 pub const DIAL_DEADLINE: Duration = Duration::from_secs(5);
@@ -68,6 +68,9 @@ pub enum ContactFault {
     /// The connection stands, the exchange over it failed.
     #[error("{0}")]
     Exchange(ExchangeFault),
+    /// The peer closed the connection with that: it has blocked us.
+    #[error("the peer refuses to be contacted")]
+    Refused,
     /// Too many connections with this peer already.
     #[error("too many connections with this peer")]
     TooMany,
@@ -104,6 +107,12 @@ pub struct Engine {
     own_address: Mutex<Option<(UnixMillis, SignedAddressRecord)>>,
     flights: Mutex<HashMap<PeerId, Arc<tokio::sync::Mutex<()>>>>,
     faults: Mutex<HashMap<PeerId, ContactFault>>,
+}
+
+/// Whether the peer has closed the connection because it will hear nothing of us.
+fn is_refused(link: &Link) -> bool {
+    let reason = link.connection.close_reason();
+    reason.is_some_and(|reason| close_reason(&reason) == CloseReason::Peer(CloseCode::Refused))
 }
 
 /// What an engine is made of.
@@ -330,6 +339,7 @@ impl Engine {
         match exchanged.result {
             Ok(Some(agreement)) => Ok(agreement),
             Ok(None) => Err(ContactFault::Exchange(ExchangeFault::Closed)),
+            Err(_) if is_refused(&link) => Err(ContactFault::Refused),
             Err(fault) => Err(ContactFault::Exchange(fault)),
         }
     }

@@ -461,6 +461,7 @@ fn unreached(peer: &PeerId, fault: ContactFault) -> ApiError {
         }
         ContactFault::Dial { fault: DialError::WrongKey { .. }, .. }
         | ContactFault::Denied(_)
+        | ContactFault::Refused
         | ContactFault::NotAllowed => ErrorCode::Refused,
         ContactFault::NoAddress => ErrorCode::NotFound,
         _ => ErrorCode::Failure,

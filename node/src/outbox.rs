@@ -224,7 +224,10 @@ impl Outbox {
             Ok(Some(
                 Agreement { disposition: Disposition::Refused, .. }
                 | Agreement { disposition: Disposition::Noted, delivered: None },
-            )) => (owes || self.is_waiting(&peer)).then(|| Instant::now() + self.within_a_day()),
+            ))
+            | Err(ContactFault::Refused) => {
+                (owes || self.is_waiting(&peer)).then(|| Instant::now() + self.within_a_day())
+            }
             Ok(_) if owes => self.later(&mut backoff),
             Ok(_) => self.is_waiting(&peer).then(|| Instant::now() + self.within_a_day()),
             Err(ContactFault::NoAddress | ContactFault::NotAllowed) => None,
