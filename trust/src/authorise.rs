@@ -1,13 +1,15 @@
 //! Who may pass, answered without a lock: the index that the store keeps inside its own lock, for every change.
 //!
 //! Invariants:
-//! * NOW: an entry exists only while both edges grant and nothing blocks. It is gone before the lock of the change that
+//! * NOW: a pass is open only while both edges grant and nothing blocks. It is closed before the lock of the change that
 //!   ends it is released, so from that instant nothing is authorised.
 //! * A grant by a network's rule passes only while the memberships count that it rests on. That is asked at each look,
 //!   of an index that changes inside the lock of the networks: an expulsion or an end cuts without a change here.
-//! * EARLY for grants: an entry carries the revision in which its edges last changed and counts only once that revision
+//! * EARLY for grants: a pass carries the revision in which its edges last changed and counts only once that revision
 //!   is durable. Losing a grant is safe, losing a revocation is not.
-//! * It never waits: not behind writers, not behind the disk. Writers are the store's lock holders, one at a time.
+//! * It never waits: not behind writers, not behind the disk. Writers are the store's lock holders, one at a time. They
+//!   open and close passes in place, which allocates nothing: a pass that is needed for the first time is entered,
+//!   closed, before the lock is taken ([`TrustIndex::prepare`]), and it stays until its record is removed.
 //!
 //! A grant that replaces a grant (another scope, another end) counts like any other once it is durable; until then
 //! the peer does not pass, because the new one may be the narrower.
@@ -17,9 +19,8 @@
 //!
 //! Not here: the deny list, which is configuration (`book`).
 
-use std::collections::hash_map::RandomState;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
 
 use handfast_protocol::{NetworkId, PeerId, Scope, ServiceName, UnixMillis};
 
@@ -27,6 +28,7 @@ use crate::caps::{RuleUse, Strangers};
 use crate::census::{Census, Counted};
 use crate::networks::Members;
 use crate::record::{Index, Revision};
+use crate::seeded::SeededState;
 use crate::trust_record::{Edge, Rule, Side, TrustRecord, TrustState};
 
 /// Which way a stream was opened.
@@ -67,18 +69,25 @@ pub enum Denied {
     NotAMember,
 }
 
-/// One peer that both ends grant.
-#[derive(Clone, Debug)]
+/// Of a pass that lets nobody through.
+const CLOSED: u64 = u64::MAX;
+
+/// Of a pass that is being changed into one that is not durable yet.
+const CHANGING: u64 = u64::MAX - 1;
+
+/// One peer that both ends grant, or have granted.
+#[derive(Debug)]
 struct Pass {
-    /// In which revision its edges last changed.
-    since: Revision,
+    /// In which revision its edges last changed. No two openings have the same, so that it also tells whether `until`
+    /// belongs to it.
+    since: AtomicU64,
     /// When the first of the two grants ends.
-    until: u64,
-    /// Bounds, where one of the two has any.
+    until: AtomicU64,
+    /// Bounds, where one of the two has any. Other bounds need another pass.
     bounds: Option<Arc<Bounds>>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 struct Bounds {
     inbound: Option<Scope>,
     outbound: Option<Scope>,
@@ -88,10 +97,49 @@ struct Bounds {
     we_in: Option<NetworkId>,
 }
 
+impl Pass {
+    fn closed(bounds: Option<Bounds>) -> Pass {
+        Pass { since: AtomicU64::new(CLOSED), until: AtomicU64::new(0), bounds: bounds.map(Arc::new) }
+    }
+
+    fn is_open(&self) -> bool {
+        self.since.load(Ordering::Relaxed) != CLOSED
+    }
+
+    /// For the holder of the store's lock, as `close` is.
+    fn open(&self, since: Revision, until: u64) {
+        self.since.store(CHANGING, Ordering::Relaxed);
+        // Whoever sees the new end sees that the pass is no longer what it was.
+        fence(Ordering::Release);
+        self.until.store(until, Ordering::Relaxed);
+        self.since.store(since.0, Ordering::Release);
+    }
+
+    fn close(&self) {
+        self.since.store(CLOSED, Ordering::Release);
+    }
+
+    /// When it ends, if it is open and durable. A change meanwhile has made it something that is neither.
+    fn until(&self, durable: Revision) -> Result<u64, Denied> {
+        let since = self.since.load(Ordering::Acquire);
+        if since == CLOSED {
+            return Err(Denied::NotTrusted);
+        }
+        let until = self.until.load(Ordering::Relaxed);
+        fence(Ordering::Acquire);
+        if since > durable.0 || self.since.load(Ordering::Relaxed) != since {
+            return Err(Denied::NotDurable);
+        }
+        Ok(until)
+    }
+}
+
 /// The index of the trust store.
 #[derive(Default)]
 pub struct TrustIndex {
-    passes: papaya::HashMap<PeerId, Pass, RandomState>,
+    passes: papaya::HashMap<PeerId, Pass, SeededState>,
+    /// How many of them are open.
+    open: AtomicUsize,
     /// How many of them a membership holds up, as far as was told.
     idle: AtomicU64,
     pub(crate) strangers: Strangers,
@@ -128,10 +176,7 @@ impl TrustIndex {
     ) -> Result<(), Denied> {
         let passes = self.passes.pin();
         let pass = passes.get(peer).ok_or(Denied::NotTrusted)?;
-        if pass.since > durable {
-            return Err(Denied::NotDurable);
-        }
-        if pass.until <= now.0 {
+        if pass.until(durable)? <= now.0 {
             return Err(Denied::Expired);
         }
         let Some(bounds) = &pass.bounds else {
@@ -158,12 +203,13 @@ impl TrustIndex {
 
     /// When the first of the two grants of a trusted peer ends.
     pub fn ends_at(&self, peer: &PeerId) -> Option<UnixMillis> {
-        self.passes.pin().get(peer).map(|pass| pass.until).filter(|until| *until != u64::MAX).map(UnixMillis)
+        let until = self.passes.pin().get(peer)?.until(Revision(CHANGING - 1)).ok()?;
+        Some(until).filter(|until| *until != u64::MAX).map(UnixMillis)
     }
 
     /// How many peers both ends grant, and no membership holds that up, as far as it was told.
     pub fn trusted(&self) -> usize {
-        self.passes.len().saturating_sub(self.idle.load(Ordering::Relaxed) as usize)
+        self.open.load(Ordering::Relaxed).saturating_sub(self.idle.load(Ordering::Relaxed) as usize)
     }
 
     /// How many peers there are in each state.
@@ -205,41 +251,89 @@ impl TrustIndex {
     }
 }
 
-fn pass(record: &TrustRecord, since: Revision) -> Option<Pass> {
+/// The two grants, if nothing but a membership can be missing.
+fn grants(record: &TrustRecord) -> Option<(&Edge, &Edge)> {
     let counts = |edge: &&Edge| !edge.is_revoke() && !edge.expired;
     let ours = record.ours.as_ref().filter(counts)?;
     let theirs = record.theirs.as_ref().filter(counts)?;
-    if record.blocked {
-        return None;
-    }
-    let end = |at: Option<UnixMillis>| at.map_or(u64::MAX, |at| at.0);
-    let bounds = Bounds {
+    (!record.blocked).then_some((ours, theirs))
+}
+
+fn bounds(record: &TrustRecord, ours: &Edge, theirs: &Edge) -> Option<Bounds> {
+    let bounded = ours.terms.scope.is_some() || theirs.terms.scope.is_some() || record.rests_on_networks();
+    bounded.then(|| Bounds {
         inbound: ours.terms.scope.clone(),
         outbound: theirs.terms.scope.clone(),
         peer_in: ours.terms.network,
         we_in: theirs.terms.network,
-    };
-    let bounded = ours.terms.scope.is_some() || theirs.terms.scope.is_some() || record.rests_on_networks();
-    let until = end(ours.ends_at(Side::Ours)).min(end(theirs.ends_at(Side::Theirs)));
-    Some(Pass { since, until, bounds: bounded.then(|| Arc::new(bounds)) })
+    })
+}
+
+fn until(ours: &Edge, theirs: &Edge) -> u64 {
+    let end = |at: Option<UnixMillis>| at.map_or(u64::MAX, |at| at.0);
+    end(ours.ends_at(Side::Ours)).min(end(theirs.ends_at(Side::Theirs)))
 }
 
 /// A pass that a membership holds up, as the last transition told it.
 fn is_idle(record: Option<&TrustRecord>) -> bool {
     record.is_some_and(|record| {
-        record.rests_on_networks() && record.told() != TrustState::Trusted && pass(record, record.edges_at).is_some()
+        record.rests_on_networks() && record.told() != TrustState::Trusted && grants(record).is_some()
     })
+}
+
+impl TrustIndex {
+    /// Before the lock is taken for a change to `record`: enters a pass where it needs one that is not there, a closed
+    /// one. Without this, the change does so itself, and holds the lock for longer.
+    pub fn prepare(&self, peer: &PeerId, record: &TrustRecord) {
+        if let Some((ours, theirs)) = grants(record) {
+            self.passes.pin().get_or_insert_with(*peer, || Pass::closed(bounds(record, ours, theirs)));
+        }
+    }
+
+    fn edges_changed(&self, key: &PeerId, new: Option<&TrustRecord>) {
+        let passes = self.passes.pin();
+        let held = passes.get(key);
+        let was_open = held.is_some_and(Pass::is_open);
+        let next = new.and_then(|record| Some((record, grants(record)?)));
+        match (held, next) {
+            (held, Some((record, (ours, theirs)))) => {
+                let bounds = bounds(record, ours, theirs);
+                match held {
+                    Some(held) if held.bounds.as_deref() == bounds.as_ref() => {
+                        held.open(record.edges_at, until(ours, theirs));
+                    }
+                    _ => {
+                        let pass = Pass::closed(bounds);
+                        pass.open(record.edges_at, until(ours, theirs));
+                        passes.insert(*key, pass);
+                    }
+                }
+            }
+            (Some(held), None) => {
+                held.close();
+                if new.is_none() {
+                    passes.remove(key);
+                }
+            }
+            (None, None) => {}
+        }
+        match (was_open, next.is_some()) {
+            (false, true) => {
+                self.open.fetch_add(1, Ordering::Relaxed);
+            }
+            (true, false) => {
+                self.open.fetch_sub(1, Ordering::Relaxed);
+            }
+            _ => {}
+        }
+    }
 }
 
 impl Index<TrustRecord> for TrustIndex {
     fn changed(&self, key: &PeerId, old: Option<&TrustRecord>, new: Option<&Arc<TrustRecord>>, revision: Revision) {
         let new = new.map(|record| &**record);
         if !old.zip(new).is_some_and(|(old, new)| old.has_same_edges(new)) {
-            let passes = self.passes.pin();
-            match new.and_then(|record| pass(record, record.edges_at)) {
-                Some(pass) => passes.insert(*key, pass),
-                None => passes.remove(key),
-            };
+            self.edges_changed(key, new);
         }
         match (is_idle(old), is_idle(new)) {
             (false, true) => {

@@ -415,6 +415,10 @@ impl Book {
             return Some(updated);
         }
         let mut next = record.map(|record| Next::new(before.map(|before| &**before), record));
+        if let Some(next) = &next {
+            self.store.index().prepare(&moment.peer, &next.record);
+        }
+        let mut removed = None;
         let (stored, _) = self.store.write(|table| {
             let same = match (table.get(&moment.peer), before) {
                 (None, None) => true,
@@ -432,11 +436,12 @@ impl Book {
                 Some(next) => next.put(table, moment.peer, transition, &mut updated.revision),
                 None => {
                     updated.revision = revision;
-                    drop(table.remove(&moment.peer, Urgency::Critical));
+                    removed = table.remove(&moment.peer, Urgency::Critical);
                 }
             }
             true
         });
+        drop(removed);
         if !stored {
             return None;
         }

@@ -32,6 +32,7 @@ mod record;
 mod recover;
 mod retry;
 mod salvage;
+mod seeded;
 mod signals;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
@@ -44,7 +45,7 @@ pub use drainer::{Drainer, DrainerHandle, DrainerThread, FLOOR_DELAY, FinalRepor
 pub use error::{DamageFault, DiskError, DiskErrorKind, DiskOp, DurabilityError, StoreError};
 pub use floor::{FLOOR_FILE, Floor};
 pub use health::{DEGRADED_AFTER, DEGRADED_FAILURES, DegradedReason, HealthCell, StorageHealth};
-pub use hold::{HOLD_BUCKETS, HoldTimesSnapshot};
+pub use hold::{HOLD_BUCKETS, HoldTimesSnapshot, hold_bucket_end};
 pub use lane::{LAZY_DELAY, Log};
 pub use lock::{DirectoryLock, LOCK_FILE, LockError, LockOwner, lock_owner};
 pub use log_file::ALLOCATION_BYTES;

@@ -5,8 +5,9 @@
 //! ```
 //!
 //! Invariants: access is by closure, and what runs inside touches a bounded number of records and does no I/O, no
-//! encoding, no logging and takes no other lock (LOCK). The bell is rung after the release. A panic inside ends the
-//! process. How long the lock is held is measured at every use.
+//! encoding, no logging and takes no other lock (LOCK). What a change needs is allocated before, and what it replaces
+//! is freed after. The bell is rung after the release. A panic inside ends the process. How long the lock is held is
+//! measured at every use.
 //!
 //! The lock is a plain mutex: holds are about a microsecond, which is shorter than what a reader-writer lock costs,
 //! and reads that must not wait use the index.
@@ -20,7 +21,7 @@ use crate::medium::Clock;
 use crate::record::{Record, Revision};
 use crate::signals::{Durable, Publisher};
 use crate::sync::{AtomicU64, Bell, Lock, Ordering};
-use crate::table::{Cursor, Table, Taken, Urgency, WALK_HOLD_RECORDS, WALK_RECORDS_MAX};
+use crate::table::{Cursor, Table, Taken, Urgency, WALK_HOLD_RECORDS, WALK_RECORDS_MAX, new_chunk};
 
 /// The records of one kind. Cloning it is cheap; all clones are one store.
 pub struct Store<R: Record> {
@@ -68,15 +69,19 @@ impl<R: Record> Store<R> {
     /// Changes the table. Returns the revision after the closure: that of the last change, whoever made it, where this
     /// one made none.
     pub fn write<T>(&self, f: impl FnOnce(&mut Table<R>) -> T) -> (T, Revision) {
-        let (out, revision, ring, retired) = self.locked(|table| {
+        let (out, revision, ring, retired, wants_chunk) = self.locked(|table| {
             let out = f(table);
             let revision = table.revision();
             self.shared.revision.store(revision.0, Ordering::Release);
-            (out, revision, table.take_ring(), table.take_retired())
+            (out, revision, table.take_ring(), table.take_retired(), table.wants_chunk())
         });
         drop(retired);
         if ring {
             self.shared.bell.ring();
+        }
+        if wants_chunk {
+            let mut chunk = Some(new_chunk::<R>());
+            self.locked(|table| table.keep_chunk(&mut chunk));
         }
         (out, revision)
     }
@@ -130,7 +135,13 @@ impl<R: Record> Store<R> {
     }
 
     pub(crate) fn take_dirty(&self) -> Taken<R> {
-        self.locked(Table::take_dirty)
+        let mut chunk = Some(new_chunk::<R>());
+        let (list, revision, records) = self.locked(|table| {
+            let taken = table.take_dirty();
+            table.keep_chunk(&mut chunk);
+            taken
+        });
+        Taken { changes: list.chunks, revision, records }
     }
 
     /// What ordered the walk, and will order the next table's.

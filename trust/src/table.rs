@@ -6,7 +6,9 @@
 //! growth nor keys ground by a peer make a single change slow, a lookup touches few cache lines, and a walk can be
 //! resumed at any key. A key has at most one place in the dirty list, and the list grows by chunks.
 //!
-//! What a change replaces is retired, and dropped by the store after the lock's release.
+//! A change allocates nothing where the record was there before, and frees nothing: the record comes ready, a chunk of
+//! the dirty list lies ready, and what a change replaces is retired, and dropped by the store after the lock's release.
+//! A record that is new may make its sub-map's vector grow.
 //!
 //! A table lives inside its store's lock. Not here: the lock (`store`), the disk (`drainer`).
 
@@ -18,8 +20,8 @@ use std::sync::Arc;
 
 use crate::record::{Index, Record, Revision};
 
-pub(crate) use self::dirty::Slot;
-use self::dirty::{Dirty, Place};
+pub(crate) use self::dirty::{Chunk, Slot, new_chunk};
+use self::dirty::{Dirty, Place, TakenList};
 
 /// Into how many vectors a table is divided.
 pub const SUB_MAPS: usize = GROUPS * GROUP_SUB_MAPS;
@@ -28,14 +30,14 @@ pub const SUB_MAPS: usize = GROUPS * GROUP_SUB_MAPS;
 const GROUPS: usize = 256;
 const GROUP_SUB_MAPS: usize = if cfg!(handfast_loom) { 1 } else { 256 };
 
-/// Most records that one hold of the lock copies out.
-pub(crate) const WALK_HOLD_RECORDS: usize = 64;
+/// Most records that one hold of the lock copies out. Each may be a miss of every cache.
+pub(crate) const WALK_HOLD_RECORDS: usize = 16;
 
 /// Most records of one piece of a walk.
 pub const WALK_RECORDS_MAX: usize = 256;
 
 /// Most sub-maps that one hold of the lock looks into, for tables that are nearly empty.
-const WALK_SUB_MAPS_MAX: usize = 1_024;
+const WALK_SUB_MAPS_MAX: usize = 256;
 
 /// How soon a change must be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -48,7 +50,7 @@ pub enum Urgency {
 
 /// Changes that were taken to be written, and the state that they lead to.
 pub(crate) struct Taken<R: Record> {
-    pub(crate) changes: Vec<Vec<Slot<R>>>,
+    pub(crate) changes: Vec<Chunk<R>>,
     pub(crate) revision: Revision,
     pub(crate) records: u64,
 }
@@ -125,7 +127,7 @@ impl<R: Record> Table<R> {
         find(sub_map, hash, key).ok().map(|at| &sub_map[at].record)
     }
 
-    /// Sets the record of this key.
+    /// Sets the record of this key. Allocates: where holds must be short, see [`put_shared`](Self::put_shared).
     pub fn put(&mut self, key: R::Key, record: R, urgency: Urgency) {
         self.put_shared(key, Arc::new(record), urgency);
     }
@@ -138,9 +140,7 @@ impl<R: Record> Table<R> {
         match find(sub_map, hash, &key) {
             Ok(at) => {
                 let entry = &mut sub_map[at];
-                if let Some(replaced) = self.dirty.put(&mut entry.place, key, Arc::clone(&record)) {
-                    self.retired.push(replaced);
-                }
+                self.dirty.put(&mut entry.place, key, Arc::clone(&record));
                 self.index.changed(&key, Some(&entry.record), Some(&record), self.revision);
                 self.retired.push(mem::replace(&mut entry.record, record));
             }
@@ -154,7 +154,7 @@ impl<R: Record> Table<R> {
         }
     }
 
-    /// Removes the record of this key, and returns it. Without one, nothing changes.
+    /// Removes the record of this key, and returns it, to be dropped outside the lock. Without one, nothing changes.
     pub fn remove(&mut self, key: &R::Key, urgency: Urgency) -> Option<Arc<R>> {
         let hash = self.hash(key);
         let sub_map = &mut self.groups[group_of(hash)].as_mut()?[place_of(hash)];
@@ -162,9 +162,7 @@ impl<R: Record> Table<R> {
         let Entry { record, place, .. } = sub_map.remove(at);
         self.len -= 1;
         self.begin_change(urgency);
-        if let Some(replaced) = self.dirty.remove(place, *key) {
-            self.retired.push(replaced);
-        }
+        self.dirty.remove(place, *key);
         self.index.changed(key, Some(&record), None, self.revision);
         Some(record)
     }
@@ -273,9 +271,20 @@ impl<R: Record> Table<R> {
     }
 
     /// Takes all changes since the last call, whatever their number.
-    pub(crate) fn take_dirty(&mut self) -> Taken<R> {
+    pub(crate) fn take_dirty(&mut self) -> (TakenList<R>, Revision, u64) {
         self.critical = false;
-        Taken { changes: self.dirty.take(), revision: self.revision, records: self.len as u64 }
+        (self.dirty.take(), self.revision, self.len as u64)
+    }
+
+    /// Whether somebody should bring a chunk of the dirty list.
+    pub(crate) fn wants_chunk(&self) -> bool {
+        // The model checker's lists are short: it need not try what a hold more or less does.
+        !cfg!(handfast_loom) && self.dirty.wants_chunk()
+    }
+
+    /// Keeps a chunk for later, unless there is one.
+    pub(crate) fn keep_chunk(&mut self, chunk: &mut Option<Chunk<R>>) {
+        self.dirty.keep_chunk(chunk);
     }
 
     /// Copies out records from the cursor on, a bounded number, and moves the cursor; `false` at the end.

@@ -1,6 +1,6 @@
 //! How long the store's lock is held, while things go on that must not lengthen it.
 //!
-//! Two views: the store's own histogram (every hold of it, also the drainer's; its buckets end at powers of two), and
+//! Two views: the store's own histogram (every hold of it, also the drainer's; its buckets are a quarter wide at most), and
 //! the changing threads', measured inside their closure, which know when the system took the processor from them.
 
 use std::time::Duration;
@@ -10,7 +10,7 @@ use handfast_benches::records;
 use handfast_benches::threads::{self, Disturbances, Signal};
 use handfast_benches::{Latencies, Place, SlowDir, Stand, Table, stand};
 use handfast_protocol::PeerId;
-use handfast_trust::{HoldTimesSnapshot, Monotonic, Next, Store, TrustRecord};
+use handfast_trust::{HoldTimesSnapshot, Monotonic, Next, Store, TrustRecord, hold_bucket_end};
 
 use crate::memory::Changes;
 use crate::options::Options;
@@ -212,6 +212,6 @@ fn steps(place: &Place) -> Result<[f64; 3]> {
     }
     drainer.stop_switch().stop();
     while drainer.step(Monotonic::default()) != Next::Stopped {}
-    let us = |bucket: usize| (1_u64 << bucket) as f64 / 1_000.0;
+    let us = |bucket: usize| hold_bucket_end(bucket).as_nanos() as f64 / 1_000.0;
     Ok([f64::from(steps), us(longest_clean), us(longest)])
 }

@@ -90,6 +90,7 @@ impl<'a> Changes<'a> {
         let peer = self.numbers.peer(self.peers);
         let record = self.record();
         let begin = self.watch.ns();
+        self.store.index().prepare(&peer, &record);
         self.store.write(|table| put(table, peer, record));
         self.watch.ns() - begin
     }
@@ -97,7 +98,9 @@ impl<'a> Changes<'a> {
     /// A change of this peer or of any, still to be made.
     pub(crate) fn prepare(&mut self, peer: Option<PeerId>) -> Prepared<'a> {
         let peer = peer.unwrap_or_else(|| self.numbers.peer(self.peers));
-        Prepared { store: self.store, peer, record: self.record(), watch: self.watch }
+        let record = self.record();
+        self.store.index().prepare(&peer, &record);
+        Prepared { store: self.store, peer, record, watch: self.watch }
     }
 
     /// Another one of the two, with an epoch of its own: every change moves an edge.

@@ -30,9 +30,9 @@ fn check(acts: &[Act], seed: u64) {
     let mut disk = BTreeMap::new();
     let mut changes = 0;
     let mut take = |table: &mut Table<Blob<1>>| {
-        let taken = table.take_dirty();
+        let (list, revision, records) = table.take_dirty();
         let mut seen = Vec::new();
-        for (key, record) in taken.changes.into_iter().flatten().flatten() {
+        for (key, record) in list.chunks.into_iter().flatten().flatten() {
             assert!(!seen.contains(&key), "{key} twice");
             seen.push(key);
             match record {
@@ -40,7 +40,7 @@ fn check(acts: &[Act], seed: u64) {
                 None => drop(disk.remove(&key)),
             }
         }
-        assert_eq!((taken.revision, taken.records), (table.revision(), table.len() as u64));
+        assert_eq!((revision, records), (table.revision(), table.len() as u64));
         disk.clone()
     };
     for act in acts {

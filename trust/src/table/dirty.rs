@@ -2,9 +2,12 @@
 //!
 //! Invariants: a key has at most one place in the list, so that a hundred changes of one record are one entry. A record
 //! that came and went within one list leaves nothing: its place is given to the next, so that records which come and
-//! go while the disk hangs do not make the list grow. But not while a checkpoint walks: it may have seen the record. Taking it costs the same however long
-//! it is, and adding to it never moves more than one chunk. The order is that of the first change of each key: the
-//! same changes make the same list.
+//! go while the disk hangs do not make the list grow. But not while a checkpoint walks: it may have seen the record.
+//! Taking it costs the same however long it is, adding to it moves nothing. The order is that of the first change of
+//! each key: the same changes make the same list.
+//!
+//! Chunks are allocated, and their memory touched, outside the lock: the drainer leaves one when it takes the list,
+//! changers bring the next when the last is half full. Only where many change at once does a change allocate one itself.
 //!
 //! A record's entry in the table knows its place; what was removed has no entry, and its place is kept in a map of its
 //! own, which is small.
@@ -18,13 +21,30 @@ use std::sync::Arc;
 use crate::record::Record;
 
 /// Changes in one chunk.
-const CHUNK: usize = 1_024;
+const CHUNK: usize = 256;
 
 /// A key, and the record that it has now; `None` where it was removed.
 pub(crate) type Change<R> = (<R as Record>::Key, Option<Arc<R>>);
 
 /// What a place holds: a change, or nothing any more.
 pub(crate) type Slot<R> = Option<Change<R>>;
+
+/// A part of the list.
+pub(crate) type Chunk<R> = Vec<Slot<R>>;
+
+/// An empty chunk whose memory has been touched: what comes into it later waits for no page.
+pub(crate) fn new_chunk<R: Record>() -> Chunk<R> {
+    let mut chunk: Chunk<R> = (0..CHUNK).map(|_| None).collect();
+    chunk.clear();
+    chunk
+}
+
+/// What a list consisted of: to be dropped outside the lock.
+pub(crate) struct TakenList<R: Record> {
+    pub(crate) chunks: Vec<Chunk<R>>,
+    _removed: BTreeMap<R::Key, Place>,
+    _free: Vec<u32>,
+}
 
 /// A place in one list; in the next list it means nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,7 +63,8 @@ impl Place {
 pub(crate) struct Dirty<R: Record> {
     /// Which list this is; never 0.
     list: u64,
-    chunks: Vec<Vec<Slot<R>>>,
+    chunks: Vec<Chunk<R>>,
+    spare: Option<Chunk<R>>,
     removed: BTreeMap<R::Key, Place>,
     /// Places that hold nothing any more.
     free: Vec<u32>,
@@ -53,7 +74,14 @@ pub(crate) struct Dirty<R: Record> {
 
 impl<R: Record> Default for Dirty<R> {
     fn default() -> Self {
-        Self { list: 1, chunks: Vec::new(), removed: BTreeMap::new(), free: Vec::new(), walked: false }
+        Self {
+            list: 1,
+            chunks: Vec::new(),
+            spare: Some(new_chunk::<R>()),
+            removed: BTreeMap::new(),
+            free: Vec::new(),
+            walked: false,
+        }
     }
 }
 
@@ -62,13 +90,14 @@ impl<R: Record> Dirty<R> {
         self.chunks.is_empty()
     }
 
-    /// A record that the table had has changed. Returns what it replaces in the list.
-    pub(crate) fn put(&mut self, place: &mut Place, key: R::Key, record: Arc<R>) -> Option<Arc<R>> {
+    /// A record that the table had has changed. What it replaces in the list is what the table had: the table's own
+    /// reference keeps it, nothing is freed.
+    pub(crate) fn put(&mut self, place: &mut Place, key: R::Key, record: Arc<R>) {
         if place.list == self.list {
-            return self.set(*place, Some(record));
+            self.set(*place, Some(record));
+        } else {
+            *place = self.push(key, Some(record), false);
         }
-        *place = self.push(key, Some(record), false);
-        None
     }
 
     /// A record that the table had not has come.
@@ -83,16 +112,17 @@ impl<R: Record> Dirty<R> {
         };
     }
 
-    /// A record that the table had has gone. Returns what that replaces in the list.
-    pub(crate) fn remove(&mut self, mut place: Place, key: R::Key) -> Option<Arc<R>> {
+    /// A record that the table had has gone; as with [`put`](Self::put), nothing is freed.
+    pub(crate) fn remove(&mut self, mut place: Place, key: R::Key) {
         if place.list != self.list {
             place = self.push(key, None, false);
         } else if place.fresh && !self.walked {
             self.free.push(place.number);
-            return self.slot(place.number).take().and_then(|(_, record)| record);
+            *self.slot(place.number) = None;
+            return;
         }
         self.removed.insert(key, place);
-        self.set(place, None)
+        self.set(place, None);
     }
 
     /// A checkpoint begins, or has ended.
@@ -101,11 +131,25 @@ impl<R: Record> Dirty<R> {
     }
 
     /// Takes the list, and begins the next.
-    pub(crate) fn take(&mut self) -> Vec<Vec<Slot<R>>> {
+    pub(crate) fn take(&mut self) -> TakenList<R> {
         self.list += 1;
-        self.removed = BTreeMap::new();
-        self.free = Vec::new();
-        mem::take(&mut self.chunks)
+        TakenList {
+            chunks: mem::take(&mut self.chunks),
+            _removed: mem::take(&mut self.removed),
+            _free: mem::take(&mut self.free),
+        }
+    }
+
+    /// Whether a chunk should be brought before the last is full.
+    pub(crate) fn wants_chunk(&self) -> bool {
+        self.spare.is_none() && self.chunks.last().is_some_and(|chunk| chunk.len() >= CHUNK / 2)
+    }
+
+    /// Keeps a chunk for later, unless there is one.
+    pub(crate) fn keep_chunk(&mut self, chunk: &mut Option<Chunk<R>>) {
+        if self.spare.is_none() {
+            self.spare = chunk.take();
+        }
     }
 
     fn push(&mut self, key: R::Key, record: Option<Arc<R>>, fresh: bool) -> Place {
@@ -115,9 +159,7 @@ impl<R: Record> Dirty<R> {
             return Place { list, number, fresh };
         }
         if self.chunks.last().is_none_or(|chunk| chunk.len() == CHUNK) {
-            // The first chunk of a list is mostly a short one.
-            let room = if self.chunks.is_empty() { 4 } else { CHUNK };
-            self.chunks.push(Vec::with_capacity(room));
+            self.chunks.push(self.spare.take().unwrap_or_else(new_chunk::<R>));
         }
         let before = (self.chunks.len() - 1) * CHUNK;
         let Some(chunk) = self.chunks.last_mut() else { return Place::NONE };
@@ -127,8 +169,10 @@ impl<R: Record> Dirty<R> {
         Place { list, number, fresh }
     }
 
-    fn set(&mut self, place: Place, record: Option<Arc<R>>) -> Option<Arc<R>> {
-        self.slot(place.number).as_mut().and_then(|(_, old)| mem::replace(old, record))
+    fn set(&mut self, place: Place, record: Option<Arc<R>>) {
+        if let Some((_, old)) = self.slot(place.number) {
+            *old = record;
+        }
     }
 
     fn slot(&mut self, number: u32) -> &mut Slot<R> {
@@ -148,6 +192,7 @@ mod tests {
     fn flat(dirty: &mut Dirty<Item>) -> Vec<(u64, Option<Vec<u8>>)> {
         dirty
             .take()
+            .chunks
             .into_iter()
             .flatten()
             .flatten()
@@ -205,6 +250,23 @@ mod tests {
         dirty.set_walked(true);
         dirty.remove(place, 1);
         assert_eq!(flat(&mut dirty), [(1, None)]);
+    }
+
+    #[test]
+    fn a_chunk_is_wanted_before_the_last_is_full() {
+        let mut dirty = Dirty::<Item>::default();
+        let mut wanted_at = Vec::new();
+        for key in 0..1_000 {
+            dirty.put_new(&mut Place::NONE.clone(), key, blob(1));
+            if dirty.wants_chunk() {
+                wanted_at.push(key);
+                dirty.keep_chunk(&mut Some(new_chunk::<Item>()));
+            }
+        }
+        assert_eq!(wanted_at, [127, 383, 639, 895]);
+        let mut second = Some(new_chunk::<Item>());
+        dirty.keep_chunk(&mut second);
+        assert!(second.is_some(), "one is enough");
     }
 
     #[test]
