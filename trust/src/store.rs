@@ -21,7 +21,7 @@ use crate::medium::Clock;
 use crate::record::{Record, Revision};
 use crate::signals::{Durable, Publisher};
 use crate::sync::{AtomicU64, Bell, Lock, Ordering};
-use crate::table::{Cursor, Table, Taken, Urgency, WALK_HOLD_RECORDS, WALK_RECORDS_MAX, new_chunk};
+use crate::table::{Cursor, Supplies, Table, Taken, Urgency, WALK_HOLD_RECORDS, WALK_RECORDS_MAX, new_chunk};
 
 /// The records of one kind. Cloning it is cheap; all clones are one store.
 pub struct Store<R: Record> {
@@ -69,19 +69,19 @@ impl<R: Record> Store<R> {
     /// Changes the table. Returns the revision after the closure: that of the last change, whoever made it, where this
     /// one made none.
     pub fn write<T>(&self, f: impl FnOnce(&mut Table<R>) -> T) -> (T, Revision) {
-        let (out, revision, ring, retired, wants_chunk) = self.locked(|table| {
+        let (out, revision, ring, retired, wanted) = self.locked(|table| {
             let out = f(table);
             let revision = table.revision();
             self.shared.revision.store(revision.0, Ordering::Release);
-            (out, revision, table.take_ring(), table.take_retired(), table.wants_chunk())
+            (out, revision, table.take_ring(), table.take_retired(), table.wanted())
         });
         drop(retired);
         if ring {
             self.shared.bell.ring();
         }
-        if wants_chunk {
-            let mut chunk = Some(new_chunk::<R>());
-            self.locked(|table| table.keep_chunk(&mut chunk));
+        if !wanted.is_nothing() {
+            let mut supplies = Supplies::of(wanted);
+            self.locked(|table| table.supply(&mut supplies));
         }
         (out, revision)
     }

@@ -6,13 +6,13 @@
 //! growth nor keys ground by a peer make a single change slow, a lookup touches few cache lines, and a walk can be
 //! resumed at any key. A key has at most one place in the dirty list, and the list grows by chunks.
 //!
-//! A change allocates nothing where the record was there before, and frees nothing: the record comes ready, a chunk of
-//! the dirty list lies ready, and what a change replaces is retired, and dropped by the store after the lock's release.
-//! A record that is new may make its sub-map's vector grow.
+//! A change neither allocates nor frees, as a rule: the record comes ready, the vectors that it may need lie ready
+//! (`supplies`, `dirty`), and what a change replaces is retired, and dropped by the store after the lock's release.
 //!
 //! A table lives inside its store's lock. Not here: the lock (`store`), the disk (`drainer`).
 
 mod dirty;
+mod supplies;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::mem;
@@ -22,6 +22,7 @@ use crate::record::{Index, Record, Revision};
 
 pub(crate) use self::dirty::{Chunk, Slot, new_chunk};
 use self::dirty::{Dirty, Place, TakenList};
+pub(crate) use self::supplies::{Supplies, Wanted};
 
 /// Into how many vectors a table is divided.
 pub const SUB_MAPS: usize = GROUPS * GROUP_SUB_MAPS;
@@ -75,6 +76,7 @@ pub struct Table<R: Record> {
     len: usize,
     revision: Revision,
     dirty: Dirty<R>,
+    supplies: Supplies<R>,
     critical: bool,
     ring: bool,
     retired: Retired<R>,
@@ -82,18 +84,19 @@ pub struct Table<R: Record> {
 }
 
 /// What changes have replaced, to be dropped outside the lock: one without an allocation, which is the rule.
-pub(crate) struct Retired<R> {
+pub(crate) struct Retired<R: Record> {
     first: Option<Arc<R>>,
     others: Vec<Arc<R>>,
+    sub_map: SubMap<R>,
 }
 
-impl<R> Default for Retired<R> {
+impl<R: Record> Default for Retired<R> {
     fn default() -> Self {
-        Self { first: None, others: Vec::new() }
+        Self { first: None, others: Vec::new(), sub_map: Vec::new() }
     }
 }
 
-impl<R> Retired<R> {
+impl<R: Record> Retired<R> {
     fn push(&mut self, record: Arc<R>) {
         if self.first.is_none() {
             self.first = Some(record);
@@ -112,6 +115,7 @@ impl<R: Record> Table<R> {
             len: 0,
             revision: Revision::ZERO,
             dirty: Dirty::default(),
+            supplies: Supplies::none(),
             critical: false,
             ring: false,
             retired: Retired::default(),
@@ -136,7 +140,8 @@ impl<R: Record> Table<R> {
     pub fn put_shared(&mut self, key: R::Key, record: Arc<R>, urgency: Urgency) {
         self.begin_change(urgency);
         let hash = self.hash(&key);
-        let sub_map = &mut self.groups[group_of(hash)].get_or_insert_with(new_group)[place_of(hash)];
+        let group = self.groups[group_of(hash)].get_or_insert_with(|| self.supplies.group());
+        let sub_map = &mut group[place_of(hash)];
         match find(sub_map, hash, &key) {
             Ok(at) => {
                 let entry = &mut sub_map[at];
@@ -148,6 +153,9 @@ impl<R: Record> Table<R> {
                 let mut place = Place::NONE;
                 self.dirty.put_new(&mut place, key, Arc::clone(&record));
                 self.index.changed(&key, None, Some(&record), self.revision);
+                if sub_map.len() == sub_map.capacity() {
+                    self.retired.sub_map = self.supplies.grow(sub_map);
+                }
                 sub_map.insert(at, Entry { hash, key, record, place });
                 self.len += 1;
             }
@@ -276,10 +284,19 @@ impl<R: Record> Table<R> {
         (self.dirty.take(), self.revision, self.len as u64)
     }
 
-    /// Whether somebody should bring a chunk of the dirty list.
-    pub(crate) fn wants_chunk(&self) -> bool {
-        // The model checker's lists are short: it need not try what a hold more or less does.
-        !cfg!(handfast_loom) && self.dirty.wants_chunk()
+    /// What somebody should bring.
+    pub(crate) fn wanted(&self) -> Wanted {
+        // The model checker's tables are small: it need not try what a hold more or less does.
+        if cfg!(handfast_loom) {
+            return Wanted::default();
+        }
+        self.supplies.wanted(self.dirty.wants_chunk())
+    }
+
+    /// Keeps what is missing.
+    pub(crate) fn supply(&mut self, supplies: &mut Supplies<R>) {
+        self.keep_chunk(&mut supplies.chunk);
+        self.supplies.take_from(supplies);
     }
 
     /// Keeps a chunk for later, unless there is one.
