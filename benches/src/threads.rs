@@ -56,8 +56,7 @@ pub fn run<T: Send>(
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Disturbances {
     preemptions: i64,
-    waits: i64,
-    page_faults: i64,
+    on_processor_ns: u64,
 }
 
 impl Disturbances {
@@ -65,28 +64,21 @@ impl Disturbances {
     #[must_use]
     pub fn now() -> Self {
         use nix::sys::resource::{UsageWho, getrusage};
-        getrusage(UsageWho::RUSAGE_THREAD).map_or(Self { preemptions: 0, waits: 0, page_faults: 0 }, |usage| Self {
-            preemptions: usage.involuntary_context_switches(),
-            waits: usage.voluntary_context_switches(),
-            page_faults: usage.minor_page_faults() + usage.major_page_faults(),
-        })
+        use nix::time::{ClockId, clock_gettime};
+        let preemptions = getrusage(UsageWho::RUSAGE_THREAD).map_or(0, |usage| usage.involuntary_context_switches());
+        let time = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from);
+        Self { preemptions, on_processor_ns: u64::try_from(time.as_nanos()).unwrap_or(u64::MAX) }
     }
 
-    /// Whether the processor was not taken from it since.
+    /// Whether the processor was not taken from it since by another thread.
     #[must_use]
     pub const fn kept_the_processor_since(&self, earlier: &Self) -> bool {
         self.preemptions == earlier.preemptions
     }
 
-    /// Whether it touched memory since that the system had to provide first.
+    /// How long it has had a processor since. What the host of a virtual machine took is not counted.
     #[must_use]
-    pub const fn has_faulted_since(&self, earlier: &Self) -> bool {
-        self.page_faults != earlier.page_faults
-    }
-
-    /// Whether it gave the processor away since, to wait for a lock or the disk.
-    #[must_use]
-    pub const fn has_waited_since(&self, earlier: &Self) -> bool {
-        self.waits != earlier.waits
+    pub const fn on_processor_ns_since(&self, earlier: &Self) -> u64 {
+        self.on_processor_ns.saturating_sub(earlier.on_processor_ns)
     }
 }

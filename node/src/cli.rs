@@ -286,6 +286,8 @@ pub enum StoreCommand {
     /// Show every record
     #[command(after_help = "Example:\n  handfast --json store dump | jq 'select(.file == \"trust.hf\")'")]
     Dump,
+    /// Write every record file anew, with the last state of each record; no node may be running
+    Compact,
     /// Bring a directory back whose files are damaged: keeps every readable revoke and block
     #[command(after_help = RECOVER_HELP)]
     Recover(RecoverArgs),

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use handfast_protocol::{PeerId, SecretKey};
 use handfast_trust::{
-    DirectoryLock, Drainer, DrainerHandle, DrainerThread, FileKind, Floor, Medium, PeerRecord, RealDir, SessionRecord,
-    Site, StorageHealth, Store, TrustRecord, open, open_or_begin_anew, remove_leftovers,
+    DirectoryLock, Drainer, DrainerHandle, DrainerThread, FileKind, Floor, Medium, Next, PeerRecord, RealDir,
+    SessionRecord, Site, StorageHealth, Store, TrustRecord, open, open_or_begin_anew, remove_leftovers,
 };
 
 use crate::clock::MonotonicClock;
@@ -54,6 +54,24 @@ pub fn open_all_on<M: Medium>(
     lock: DirectoryLock,
     medium: impl FnOnce(RealDir) -> M,
 ) -> Result<Opened, ApiError> {
+    let Parts { key, clock, trust, peers, sessions, drainer } = open_parts(dir, medium)?;
+    let drainer = DrainerThread::spawn(drainer, clock.clone())
+        .map_err(|error| ApiError::new(ErrorCode::Failure, format!("The drainer thread cannot start: {error}.")))?;
+    written_anew(&trust);
+    Ok(Opened { key, stores: Stores { trust, peers, sessions, drainer, _lock: lock }, clock })
+}
+
+/// What was opened, and a drainer that nobody runs yet.
+struct Parts<M: Medium> {
+    key: SecretKey,
+    clock: Arc<MonotonicClock>,
+    trust: Store<TrustRecord>,
+    peers: Store<PeerRecord>,
+    sessions: Store<SessionRecord>,
+    drainer: Drainer<M>,
+}
+
+fn open_parts<M: Medium>(dir: &DataDir, medium: impl FnOnce(RealDir) -> M) -> Result<Parts<M>, ApiError> {
     identity_file::remove_leftovers(dir.path())?;
     let key = identity_file::load(dir.path())?;
     let clock = Arc::new(MonotonicClock::start());
@@ -69,11 +87,26 @@ pub fn open_all_on<M: Medium>(
     drainer.add(trust.log);
     drainer.add(peers.log);
     drainer.add(sessions.log);
-    let drainer = DrainerThread::spawn(drainer, clock.clone())
-        .map_err(|error| ApiError::new(ErrorCode::Failure, format!("The drainer thread cannot start: {error}.")))?;
-    written_anew(&trust.store);
-    let stores = Stores { trust: trust.store, peers: peers.store, sessions: sessions.store, drainer, _lock: lock };
-    Ok(Opened { key, stores, clock })
+    Ok(Parts { key, clock, trust: trust.store, peers: peers.store, sessions: sessions.store, drainer })
+}
+
+/// Has every file of a directory that the caller has locked written anew, in this thread.
+///
+/// # Errors
+/// As [`open_all`], and whatever the disk says: the files are then as they were, or written anew, each as a whole.
+pub fn compact_all(dir: &DataDir) -> Result<(), ApiError> {
+    let Parts { clock, mut drainer, .. } = open_parts(dir, |directory| directory)?;
+    drainer.compact();
+    while drainer.step(clock.now()) == Next::Now {}
+    let health = drainer.health().snapshot();
+    drainer.stop_switch().stop();
+    while drainer.step(clock.now()) != Next::Stopped {}
+    match health.last_error {
+        Some((file, error)) if health.checkpoint_failures > 0 || health.failures_in_a_row > 0 => {
+            Err(ApiError::new(ErrorCode::Failure, format!("{file} could not be written anew: {error}.")))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// After a run that was killed, what recovery found counts as durable once it is written anew: a dead process may have

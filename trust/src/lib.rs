@@ -56,7 +56,7 @@ pub use recover::{
     Opened, RecoveryReport, TAIL_BYTES_MAX, create, create_at, open, open_or_begin_anew, open_or_make, remove_leftovers,
 };
 pub use retry::{Backoff, FaultClass, RetryPolicy};
-pub use salvage::{FileReport, SalvageReport, Salvaged, check, salvage, set_aside};
+pub use salvage::{FileReport, SalvageReport, Salvaged, check, salvage, salvage_last, set_aside};
 pub use signals::{Durable, Reached};
 pub use site::{Site, Tuning};
 pub use store::{Store, Walk};

@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::marker::PhantomData;
+use std::ops::ControlFlow;
 
 use crate::error::{DiskError, DiskErrorKind, StoreError};
 use crate::floor::Floor;
@@ -14,7 +15,7 @@ use crate::frame::{
     DIGEST_BYTES, Digest, FILE_HEADER_BYTES, FRAME_HEADER_BYTES, FRAME_MAGIC, FrameHeader, FrameKind,
     MAX_PAYLOAD_BYTES, RawChange, frame_digest, split_change,
 };
-use crate::medium::Medium;
+use crate::medium::{Medium, MediumFile};
 use crate::record::{FileKind, Record, RecordFault, Revision};
 use crate::recover::{Reader, Sink, replay};
 
@@ -153,7 +154,52 @@ pub fn salvage<M: Medium>(
 ) -> Result<SalvageReport, StoreError> {
     let name = kind.file_name();
     let mut file = medium.open(name).map_err(|error| StoreError::from_open(name, error))?;
-    let mut reader = Reader::new(&mut file, name)?;
+    scan(&mut file, name, &mut take)
+}
+
+/// Hands out the last state of each key that can still be read and whose frame is intact, in the order of the file,
+/// until `take` has had enough. Keys are held in memory, records are not: the file is read twice.
+///
+/// # Errors
+/// If the file cannot be read at all.
+pub fn salvage_last<M: Medium>(
+    medium: &mut M,
+    kind: FileKind,
+    mut take: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+) -> Result<(), StoreError> {
+    let name = kind.file_name();
+    // One descriptor for both: a checkpoint in between changes the name's file, not this one.
+    let mut file = medium.open(name).map_err(|error| StoreError::from_open(name, error))?;
+    let (mut last, mut number) = (HashMap::<Box<[u8]>, u64>::new(), 0_u64);
+    scan(&mut file, name, &mut |salvaged| {
+        if salvaged.intact {
+            number += 1;
+            match salvaged.change.record {
+                Some(_) => drop(last.insert(salvaged.change.key.into(), number)),
+                None => drop(last.remove(salvaged.change.key)),
+            }
+        }
+    })?;
+    let (mut number, mut flow) = (0_u64, ControlFlow::Continue(()));
+    scan(&mut file, name, &mut |salvaged| {
+        if salvaged.intact && flow.is_continue() {
+            number += 1;
+            if let Some(record) = salvaged.change.record
+                && last.get(salvaged.change.key) == Some(&number)
+            {
+                flow = take(salvaged.change.key, record);
+            }
+        }
+    })?;
+    Ok(())
+}
+
+fn scan<F: MediumFile>(
+    file: &mut F,
+    name: &'static str,
+    take: &mut impl FnMut(Salvaged<'_>),
+) -> Result<SalvageReport, StoreError> {
+    let mut reader = Reader::new(file, name)?;
     let mut report = SalvageReport::default();
     let id = reader.bytes(48, 16)?.and_then(<[u8]>::first_chunk).copied().unwrap_or([0; 16]);
     let mut at = FILE_HEADER_BYTES as u64;
@@ -178,7 +224,7 @@ pub fn salvage<M: Medium>(
         if let Some(whole) = reader.bytes(at, readable)?
             && candidate.kind != FrameKind::Complete
         {
-            report.changes += hand_out(&whole[FRAME_HEADER_BYTES..], &candidate, intact, &mut take);
+            report.changes += hand_out(&whole[FRAME_HEADER_BYTES..], &candidate, intact, take);
         }
         // The length of a broken frame is its header's word, which holds; what follows is found all the same.
         at += if intact { (content + DIGEST_BYTES) as u64 } else { FRAME_HEADER_BYTES as u64 };

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Result;
 use handfast_benches::records;
 use handfast_benches::threads::{self, Disturbances, Signal};
-use handfast_benches::{Latencies, Place, SlowDir, Stand, Table, stand};
+use handfast_benches::{Latencies, Place, SlowDir, Stand, Stopwatch, Table, stand};
 use handfast_protocol::PeerId;
 use handfast_trust::{HoldTimesSnapshot, Monotonic, Next, Store, TrustRecord, hold_bucket_end};
 
@@ -17,10 +17,13 @@ use crate::options::Options;
 
 const MANY: usize = 1_000_000;
 
+/// An ordinary hold.
+const ORDINARY_NS: u64 = 1_000;
+
 /// How long a sync hangs.
 const HANGS: Duration = Duration::from_secs(10);
 
-const FIGURES: usize = 13;
+const FIGURES: usize = 10;
 
 const COLUMNS: &[&str] = &[
     "condition, threads",
@@ -32,41 +35,35 @@ const COLUMNS: &[&str] = &[
     "changes: p99.9 us",
     "max us",
     "max us, not preempted",
-    "max us, nor page fault",
-    "p99.9 us, nor page fault",
-    "max us, nor waiting",
+    "of it on a processor, us",
     "% preempted",
-    "% with page fault",
 ];
 
 /// What the threads saw from inside.
 #[derive(Default)]
 struct Held {
     all: Latencies,
-    /// The processor was not taken from the thread.
+    /// The processor was not taken from the thread by another one.
     kept: Latencies,
-    /// Nor did it touch memory that the system had to provide first.
-    calm: Latencies,
-    /// Nor did it wait for anything, this lock included.
-    alone: Latencies,
+    /// The same, no longer than the whole change had a processor: without what the host took.
+    had: Latencies,
 }
 
 impl Held {
-    fn make(&mut self, changes: &mut Changes<'_>, peer: Option<PeerId>) {
-        let change = changes.prepare(peer);
+    fn add(&mut self, hold: impl FnOnce() -> u64) {
         let before = Disturbances::now();
-        let held = change.make_held();
+        let held = hold();
         let after = Disturbances::now();
         self.all.add_ns(held);
         if after.kept_the_processor_since(&before) {
             self.kept.add_ns(held);
-            if !after.has_faulted_since(&before) {
-                self.calm.add_ns(held);
-                if !after.has_waited_since(&before) {
-                    self.alone.add_ns(held);
-                }
-            }
+            self.had.add_ns(held.min(after.on_processor_ns_since(&before)));
         }
+    }
+
+    fn make(&mut self, changes: &mut Changes<'_>, peer: Option<PeerId>) {
+        let change = changes.prepare(peer);
+        self.add(|| change.make_held());
     }
 }
 
@@ -85,29 +82,21 @@ fn row(store: &Store<TrustRecord>, before: &HoldTimesSnapshot, parts: &[Held]) -
         *count -= before;
     }
     let us = |time: Duration| time.as_nanos() as f64 / 1_000.0;
+    let [p50, p99, p999] = [0.5, 0.99, 0.999].map(|share| us(holds.quantile(share)));
+    figures([holds.counts.iter().sum::<u64>() as f64, p50, p99, p999, us(holds.max)], parts)
+}
+
+#[allow(clippy::cast_precision_loss)]
+fn figures([holds, p50, p99, p999, max]: [f64; 5], parts: &[Held]) -> [f64; FIGURES] {
     let mut sum = Held::default();
     for part in parts {
         sum.all.merge(&part.all);
         sum.kept.merge(&part.kept);
-        sum.calm.merge(&part.calm);
-        sum.alone.merge(&part.alone);
+        sum.had.merge(&part.had);
     }
-    let share = |part: u64| 100.0 * part as f64 / sum.all.len().max(1) as f64;
-    [
-        holds.counts.iter().sum::<u64>() as f64,
-        us(holds.quantile(0.5)),
-        us(holds.quantile(0.99)),
-        us(holds.quantile(0.999)),
-        us(holds.max),
-        sum.all.us(0.999),
-        sum.all.us(1.0),
-        sum.kept.us(1.0),
-        sum.calm.us(1.0),
-        sum.calm.us(0.999),
-        sum.alone.us(1.0),
-        share(sum.all.len() - sum.kept.len()),
-        share(sum.kept.len() - sum.calm.len()),
-    ]
+    let preempted = 100.0 * (sum.all.len() - sum.kept.len()) as f64 / sum.all.len().max(1) as f64;
+    let longest = [&sum.all, &sum.kept, &sum.had].map(|latencies| latencies.us(1.0));
+    [holds, p50, p99, p999, max, sum.all.us(0.999), longest[0], longest[1], longest[2], preempted]
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
@@ -123,6 +112,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
                 }
                 Ok(())
             };
+            add("no lock, no change: what the machine adds", &|| bare(*threads, options.time))?;
             add("nothing else, few records", &|| quiet(*threads, options.time))?;
             add("fsync hung", &|| hung(&place, *threads))?;
             add("checkpoint of 1M", &|| checkpoint(&place, *threads))?;
@@ -132,6 +122,24 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     println!("{}\n{}", table.show(), walk.show());
     Ok(())
+}
+
+/// Holds of nothing: the clock is read twice, as inside the lock, and what lies between is the machine's.
+fn bare(threads: usize, time: Duration) -> Result<[f64; FIGURES]> {
+    let watch = Stopwatch::start();
+    let (parts, _) = threads::run(threads, time, |_, signal: &Signal| {
+        let mut out = Held::default();
+        while !signal.is_over() {
+            out.add(|| {
+                let begin = watch.ns();
+                // As long as an ordinary hold.
+                while watch.ns() < begin + ORDINARY_NS {}
+                watch.ns() - begin
+            });
+        }
+        out
+    })?;
+    Ok(figures([f64::NAN; 5], &parts))
 }
 
 fn quiet(threads: usize, time: Duration) -> Result<[f64; FIGURES]> {

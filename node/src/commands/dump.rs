@@ -1,12 +1,12 @@
 //! `store dump`: every record that can be read, as one JSON object a line. Reads only, needs no node, and goes on
 //! where a file is damaged: what is shown then is what is left.
 
-use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 
 use handfast_protocol::text::escaped;
 use handfast_protocol::{Kind, PeerId, UnixMillis};
 use handfast_trust::{
-    Edge, FileKind, Medium, PeerRecord, RealDir, Record, SessionRecord, SessionState, Side, TrustRecord, View, salvage,
+    Edge, Medium, PeerRecord, RealDir, Record, SessionRecord, SessionState, Side, TrustRecord, View, salvage_last,
 };
 use serde_json::{Value, json};
 
@@ -33,9 +33,6 @@ pub(super) fn dump(context: &Context<'_>) -> Result<Verdict, ApiError> {
     Err(ApiError::new(ErrorCode::Damaged, message).hint("what could be read was shown; it is not all"))
 }
 
-/// Keys and encoded records, by the keys' bytes: the last state of each.
-type Encoded = BTreeMap<Box<[u8]>, Box<[u8]>>;
-
 fn dump_file<R: Record>(
     medium: &mut RealDir,
     print: &mut impl FnMut(Value) -> Result<Reader, ApiError>,
@@ -45,31 +42,17 @@ fn dump_file<R: Record>(
     if !medium.exists(file)? {
         return Ok(Reader::Listening);
     }
-    for (key, bytes) in read_all(medium, R::KIND)? {
+    let mut printed = Ok(Reader::Listening);
+    salvage_last(medium, R::KIND, |key, bytes| {
         // What does not decode is in the report of the check.
-        let decoded = R::decode_key(&key).and_then(|key| R::decode(&key, &bytes).map(|record| (key, record)));
-        let Ok((key, record)) = decoded else { continue };
+        let decoded = R::decode_key(key).and_then(|key| R::decode(&key, bytes).map(|record| (key, record)));
+        let Ok((key, record)) = decoded else { return ControlFlow::Continue(()) };
         let mut row = row(&key, &record);
         row["file"] = json!(file);
-        if print(row)? == Reader::Gone {
-            return Ok(Reader::Gone);
-        }
-    }
-    Ok(Reader::Listening)
-}
-
-fn read_all(medium: &mut RealDir, kind: FileKind) -> Result<Encoded, ApiError> {
-    let mut records = Encoded::new();
-    salvage(medium, kind, |salvaged| {
-        if !salvaged.intact {
-            return;
-        }
-        match salvaged.change.record {
-            Some(record) => drop(records.insert(salvaged.change.key.into(), record.into())),
-            None => drop(records.remove(salvaged.change.key)),
-        }
+        printed = print(row);
+        if matches!(printed, Ok(Reader::Listening)) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     })?;
-    Ok(records)
+    printed
 }
 
 fn trust_row(peer: &PeerId, record: &TrustRecord, now: UnixMillis) -> Value {

@@ -96,6 +96,7 @@ async fn ask(context: &Context<'_>, command: &Command) -> Result<Verdict, ApiErr
         Command::Status => show::status(context).await,
         Command::Ping(arguments) => show::ping(context, arguments).await,
         Command::Events(arguments) => events::events(context, arguments).await,
+        Command::Store(StoreCommand::Compact) => store::compact(context).await,
         Command::Store(StoreCommand::Recover(arguments)) => recover::recover(context, arguments).await,
         // Carried out before.
         Command::Init(_)

@@ -184,7 +184,9 @@ fn tables_are_as_their_schemas_say() {
         revision: 1,
         records: 1,
         bytes: 1,
+        live_bytes: 1,
         torn_bytes: 0,
+        chain: Some("0f".repeat(32)),
         ok: false,
         error: Some("damaged".into()),
     };

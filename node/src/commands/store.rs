@@ -1,15 +1,20 @@
 //! `store check`: verifies every record file as opening it would. Needs no node, and does one no harm: it only reads.
+//! `store compact`: has every file written anew with the last state of each record, and verifies what it has written.
+//! Needs the directory for itself; its disk steps are those of any checkpoint.
 
+use data_encoding::HEXLOWER;
 use handfast_trust::{
-    FLOOR_FILE, FileKind, FileReport, Floor, Medium, PeerRecord, RealDir, SessionRecord, StoreError, TrustRecord,
-    check as check_file,
+    FLOOR_FILE, FileKind, FileReport, Floor, Medium, PeerRecord, RealDir, Revision, SessionRecord, StoreError,
+    TrustRecord, check as check_file,
 };
 
+use super::lock::{Patience, acquire};
 use super::{Context, Verdict};
 use crate::control::api::{ApiError, ErrorCode, FileRow, FilesReply};
 use crate::data_dir::{Access, DataDir};
 use crate::identity_file::{self, IdentityError};
 use crate::output::table;
+use crate::stores::compact_all;
 
 pub(super) fn check(context: &Context<'_>) -> Result<Verdict, ApiError> {
     let directory = context.directory(Access::Own)?;
@@ -17,6 +22,16 @@ pub(super) fn check(context: &Context<'_>) -> Result<Verdict, ApiError> {
     let is_ok = reply.files.iter().all(|row| row.ok);
     context.output.reply(&reply, files_text)?;
     Ok(if is_ok { Verdict::Done } else { Verdict::But(ErrorCode::Damaged) })
+}
+
+pub(super) async fn compact(context: &Context<'_>) -> Result<Verdict, ApiError> {
+    let directory = context.directory(Access::Own)?;
+    let lock = acquire(&directory, "store compact", Patience::Node).await?;
+    compact_all(&directory)?;
+    let reply = FilesReply { files: check_all(&directory)? };
+    drop(lock);
+    context.output.reply(&reply, files_text)?;
+    Ok(Verdict::Done)
 }
 
 /// The floor first, then what must reach it: a node that writes meanwhile only gets further.
@@ -62,7 +77,9 @@ fn floor_row(read: &Result<Floor, StoreError>) -> FileRow {
         revision: read.as_ref().map_or(0, |floor| floor.trust.0),
         records: 0,
         bytes: 0,
+        live_bytes: 0,
         torn_bytes: 0,
+        chain: None,
         ok: read.is_ok(),
         error: read.as_ref().err().map(ToString::to_string),
     }
@@ -75,7 +92,9 @@ fn file_row(report: FileReport) -> FileRow {
         revision: report.revision.0,
         records: report.records,
         bytes: report.bytes,
+        live_bytes: report.live_bytes,
         torn_bytes: report.torn_bytes,
+        chain: (report.revision > Revision::ZERO || report.is_ok()).then(|| HEXLOWER.encode(&report.chain)),
         ok: report.is_ok(),
         error: report.error.map(|error| error.to_string()),
     }
@@ -84,12 +103,15 @@ fn file_row(report: FileReport) -> FileRow {
 fn files_text(reply: &FilesReply) -> String {
     let rows = reply.files.iter().map(|row| {
         let state = if row.ok { "ok" } else { "damaged" };
-        let numbers = [row.revision, row.records, row.bytes, row.torn_bytes].map(|number| number.to_string());
+        let numbers =
+            [row.revision, row.records, row.bytes, row.live_bytes, row.torn_bytes].map(|number| number.to_string());
         let mut cells = vec![row.file.clone(), state.to_owned()];
         cells.extend(numbers);
+        cells.push(row.chain.as_ref().map_or_else(|| "-".to_owned(), |chain| chain.chars().take(16).collect()));
         cells
     });
-    let mut text = table(&["FILE", "STATE", "REVISION", "RECORDS", "BYTES", "TORN BYTES"], &["FILE"], rows);
+    let columns = ["FILE", "STATE", "REVISION", "RECORDS", "BYTES", "LIVE BYTES", "TORN BYTES", "CHAIN"];
+    let mut text = table(&columns, &["FILE"], rows);
     for error in reply.files.iter().filter_map(|row| row.error.as_ref()) {
         text.push_str(&format!("\n{}", handfast_protocol::text::escaped(error)));
     }
@@ -120,11 +142,16 @@ mod tests {
         let files: Vec<(&str, bool)> = rows.iter().map(|row| (row.file.as_str(), row.ok)).collect();
         assert_eq!(files, [("floor", true), ("trust.hf", true)]);
 
+        compact_all(&directory).unwrap();
+        let compacted = check_all(&directory).unwrap();
+        assert!(compacted.iter().all(|row| row.ok), "{compacted:?}");
+        assert_ne!(compacted[1].chain, rows[1].chain, "a new file has a new chain");
+
         let trust = directory.path().join("trust.hf");
         std::fs::OpenOptions::new().write(true).open(&trust).unwrap().set_len(10).unwrap();
         std::fs::remove_file(directory.path().join("floor")).unwrap();
         let rows = check_all(&directory).unwrap();
-        assert!(rows.iter().all(|row| !row.ok && row.error.is_some()), "{rows:?}");
+        assert!(rows[..2].iter().all(|row| !row.ok && row.error.is_some()), "{rows:?}");
         assert_eq!(std::fs::metadata(&trust).unwrap().len(), 10);
         let text = files_text(&FilesReply { files: rows });
         assert!(text.contains("handfast store recover"), "{text}");

@@ -312,7 +312,11 @@ pub struct FileRow {
     pub revision: u64,
     pub records: u64,
     pub bytes: u64,
+    /// Those that are the last state of a record.
+    pub live_bytes: u64,
     pub torn_bytes: u64,
+    /// Digest of the last frame, which covers all frames before.
+    pub chain: Option<String>,
     pub ok: bool,
     pub error: Option<String>,
 }
