@@ -32,13 +32,12 @@ use crate::events::EventLog;
 use crate::links::{self, PingFault};
 use crate::outbox::OutboxBell;
 use crate::registry::{Link, Promotion, Registry};
+use crate::resolve::Resolver;
 use crate::service::Services;
 use crate::transport::{CloseReason, DialError, Transport, canonical, close_reason};
 
 /// How long one address may take to answer a dial.
 pub const DIAL_DEADLINE: Duration = Duration::from_secs(5);
-/// How long a name may take to resolve.
-const RESOLVE_DEADLINE: Duration = Duration::from_secs(5);
 /// How long a revoke waits for the disk, and then for the old connection, before it closes that connection.
 const REVOKE_PATIENCE: Duration = Duration::from_millis(200);
 /// How long our own address record is good for, and after what part of that it is made anew.
@@ -105,6 +104,7 @@ pub struct Engine {
     pub admission: Arc<Admission>,
     key: SecretKey,
     own_address: Mutex<Option<(UnixMillis, SignedAddressRecord)>>,
+    resolver: Resolver,
     flights: Mutex<HashMap<PeerId, Arc<tokio::sync::Mutex<()>>>>,
     faults: Mutex<HashMap<PeerId, ContactFault>>,
 }
@@ -151,6 +151,7 @@ impl Engine {
             admission: Arc::new(Admission::new(rates)),
             key: parts.key,
             own_address: Mutex::default(),
+            resolver: Resolver::default(),
             flights: Mutex::default(),
             faults: Mutex::default(),
         }
@@ -376,9 +377,9 @@ impl Engine {
         let mut list = Vec::new();
         let mut unresolved = false;
         if let Some(typed) = &record.typed {
-            match tokio::time::timeout(RESOLVE_DEADLINE, tokio::net::lookup_host(typed.as_str())).await {
-                Ok(Ok(resolved)) => list.extend(resolved),
-                _ => unresolved = true,
+            match self.resolver.resolve(typed).await {
+                Some(resolved) => list.extend(resolved),
+                None => unresolved = true,
             }
         }
         for address in record.dialable() {

@@ -25,6 +25,7 @@ pub mod operations;
 pub mod outbox;
 pub mod output;
 pub mod registry;
+mod resolve;
 pub mod service;
 pub mod stores;
 pub mod storm;
