@@ -5,6 +5,8 @@
 //!
 //! Not here: what the commands do (`commands`), where values come from that are not typed (`config`, `data_dir`).
 
+mod networks;
+
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -12,6 +14,7 @@ use clap::builder::PossibleValuesParser;
 use clap::{ArgAction, Args, Parser, Subcommand};
 use handfast_protocol::{Note, ServiceName};
 
+pub use self::networks::*;
 use crate::clock::{self, NotADuration};
 
 /// The states that a peer can have, as they are shown.
@@ -102,6 +105,15 @@ pub enum Command {
     Events(EventsArgs),
     /// Measure an authenticated round trip to a trusted peer
     Ping(PeerArgs),
+    /// Found, look at and leave networks; expel members
+    #[command(subcommand)]
+    Network(NetworkCommand),
+    /// Make a ticket with which others join a network
+    #[command(after_help = networks::INVITE_EXAMPLES)]
+    Invite(InviteArgs),
+    /// Join a network with a ticket, and meet all its members
+    #[command(after_help = networks::JOIN_EXAMPLES)]
+    Join(JoinArgs),
     /// Verify, show and mend the record files
     #[command(subcommand)]
     Store(StoreCommand),
@@ -224,7 +236,7 @@ pub struct StormArgs {
 }
 
 #[derive(Debug, Args)]
-pub struct TrustArgs {
+pub struct GrantArgs {
     /// Whom, and where to find it
     #[arg(value_name = "PEER[@HOST:PORT]")]
     pub peer: PeerAt,
@@ -327,7 +339,7 @@ pub enum ArgumentFault {
     AddressHere,
     #[error("the address after @ must be HOST:PORT, e.g. 192.0.2.7:4433, [2001:db8::7]:4433 or host.example:4433")]
     NotAnAddress,
-    #[error("an alias must not be empty, begin with hf1 or did:, or hold @ or blanks at its ends")]
+    #[error("an alias must not be empty or `undo`, begin with hf1 or did:, or hold @ or blanks at its ends")]
     NotAnAlias,
 }
 
@@ -375,7 +387,8 @@ fn alias(text: &str) -> Result<String, Box<dyn std::error::Error + Send + Sync>>
     let name = note(text)?;
     // What looks like an id would make the id ambiguous.
     let looks_like_id = name.starts_with("hf1") || name.starts_with("did:");
-    if name.is_empty() || looks_like_id || name.contains('@') || name.trim() != name {
+    // `trust undo` is a command.
+    if name.is_empty() || name == "undo" || looks_like_id || name.contains('@') || name.trim() != name {
         return Err(Box::new(ArgumentFault::NotAnAlias));
     }
     Ok(name)
@@ -406,13 +419,27 @@ mod tests {
 
     #[test]
     fn every_command_of_the_design_is_taken() {
-        let all: [&[&str]; 26] = [
+        let all: [&[&str]; 40] = [
             &["init"],
             &["init", "--identity", "key.pem"],
             &["id"],
             &["run", "--listen", "127.0.0.1:1"],
             &["trust", "hf1abc@[::1]:4433", "--alias", "b", "--note", "n", "--for", "30d", "--wait", "30s"],
             &["trust", "b", "--scope", "backup", "--scope", "logs"],
+            &["trust", "undo", "--rule", "network:lab", "--since", "1h", "--dry-run"],
+            &["trust", "b", "--json"],
+            &["network", "create", "lab"],
+            &["network", "list"],
+            &["network", "members", "lab"],
+            &["network", "leave"],
+            &["network", "expel", "b", "--network", "lab"],
+            &["network", "readmit", "b"],
+            &["invite"],
+            &["invite", "--network", "lab", "--uses", "10", "--for", "24h", "--qr"],
+            &["invite", "list"],
+            &["invite", "revoke", "0123456789abcdef"],
+            &["join", "hfinv1abc"],
+            &["join", "-", "--wait", "30s"],
             &["reject", "b", "--note", "no"],
             &["revoke", "b"],
             &["block", "b"],
@@ -448,6 +475,11 @@ mod tests {
         };
         check(&[], "requires a subcommand");
         check(&["trust"], "PEER[@HOST:PORT]");
+        check(&["trust", "undo", "--rule", "allow"], "--since");
+        check(&["trust", "b", "--alias", "undo"], "alias must not");
+        check(&["network", "create", "Lab"], "network");
+        check(&["invite", "--uses", "0"], "--uses");
+        check(&["join"], "TICKET");
         check(&["trust", "@1.2.3.4:5"], "a peer is missing");
         check(&["trust", "b@1.2.3.4"], "must be HOST:PORT");
         check(&["trust", "b@::1:4433"], "must be HOST:PORT");

@@ -94,6 +94,8 @@ settings! {
     policy_grants_per_hour: u64 = 1_000, "policy.grants_per_hour", Rule::range(0, 1_000_000);
     /// Grants of one rule that may stand in total: ten such fleets.
     policy_grants_total: u64 = 10_000, "policy.grants_total", Rule::range(0, 10_000_000);
+    /// Grants of a network's rule that may stand of the members that one sponsor let in: a fifth of all.
+    policy_grants_per_sponsor: u64 = 2_000, "policy.grants_per_sponsor", Rule::range(0, 10_000_000);
     /// What is logged, as a filter of tracing-subscriber.
     log_filter: LogFilter = LogFilter::default(), "log.filter", Rule::ANY;
     /// Records without an edge of ours, in all.

@@ -3,6 +3,7 @@
 //! Deadlines: each frame, the disk (over all waits of one exchange together), the whole exchange. A driver that is
 //! dropped loses nothing: what was merged is in the book.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use handfast_protocol::codec::{self, CodecFault, Deframer};
@@ -14,8 +15,9 @@ use handfast_protocol::limits::{
     BUSY_RETRY_AFTER_MS, DURABLE_DEADLINE_MS, EXCHANGE_DEADLINE_MS, FRAME_BYTES_MAX, FRAME_DEADLINE_MS,
 };
 use handfast_protocol::stream::{Head, StreamKind};
-use handfast_protocol::{Incarnation, Kind, RefuseCode};
+use handfast_protocol::{Incarnation, Kind, NetworkId, RefuseCode};
 use handfast_trust::Revision;
+use handfast_trust::rules::Showing;
 use quinn::{RecvStream, SendStream, VarInt};
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -24,12 +26,14 @@ use crate::engine::Engine;
 use crate::registry::Link;
 
 /// What an exchange told us, whichever end we were.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Exchanged {
     /// The other end's run, once it has shown it.
     pub incarnation: Option<Incarnation>,
     /// The Answer said that both trust each other.
     pub granted: bool,
+    /// Networks of whose expulsions the other end holds something else than we do.
+    pub differing: Vec<NetworkId>,
     /// How it ended.
     pub result: Result<Option<Agreement>, ExchangeFault>,
 }
@@ -70,7 +74,7 @@ pub async fn read_frame_in_time(recv: &mut RecvStream, max: usize) -> Result<Opt
         .unwrap_or(Err(ExchangeFault::TimedOut))
 }
 
-async fn send(stream: &mut SendStream, bytes: &[u8]) -> Result<(), ExchangeFault> {
+pub async fn send(stream: &mut SendStream, bytes: &[u8]) -> Result<(), ExchangeFault> {
     match timeout(Duration::from_millis(FRAME_DEADLINE_MS), stream.write_all(bytes)).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(_)) => Err(ExchangeFault::Closed),
@@ -99,26 +103,42 @@ impl DiskPatience {
     }
 }
 
-/// Offers what we say of the peer, over a stream of `link`.
-pub async fn initiate(engine: &Engine, link: &Link) -> Exchanged {
-    let whole = Duration::from_millis(EXCHANGE_DEADLINE_MS);
-    let mut incarnation = None;
-    let result = timeout(whole, initiate_within(engine, link, &mut incarnation)).await;
-    let result = result.unwrap_or(Err(ExchangeFault::TimedOut));
-    let granted = result.is_ok_and(|agreement| agreement.disposition == Disposition::Granted);
-    Exchanged { incarnation, granted, result: result.map(Some) }
+/// What one end has seen so far.
+#[derive(Default)]
+struct Seen {
+    incarnation: Option<Incarnation>,
+    differing: Vec<NetworkId>,
+    granted: bool,
 }
 
-async fn initiate_within(
-    engine: &Engine,
-    link: &Link,
-    incarnation: &mut Option<Incarnation>,
-) -> Result<Agreement, ExchangeFault> {
+impl Seen {
+    /// Before the rules see it: what the peer shows of its memberships is believed, or ends the exchange.
+    fn shown(&mut self, engine: &Arc<Engine>, shown: &Shown) -> Result<(), ExchangeFault> {
+        self.incarnation = Some(shown.incarnation);
+        self.differing = engine.learn(shown)?;
+        Ok(())
+    }
+}
+
+/// Offers what we say of the peer, over a stream of `link`.
+pub async fn initiate(engine: &Arc<Engine>, link: &Link) -> Exchanged {
+    let whole = Duration::from_millis(EXCHANGE_DEADLINE_MS);
+    let mut seen = Seen::default();
+    let result = timeout(whole, initiate_within(engine, link, &mut seen)).await;
+    let result = result.unwrap_or(Err(ExchangeFault::TimedOut));
+    let granted = result.is_ok_and(|agreement| agreement.disposition == Disposition::Granted);
+    let Seen { incarnation, differing, .. } = seen;
+    Exchanged { incarnation, granted, differing, result: result.map(Some) }
+}
+
+async fn initiate_within(engine: &Arc<Engine>, link: &Link, seen: &mut Seen) -> Result<Agreement, ExchangeFault> {
     let _turn = link.outbound_exchange.acquire().await.map_err(|_| ExchangeFault::Closed)?;
     let mut disk = DiskPatience(None);
     // Nothing of ours leaves before it is durable; what has changed while we waited is offered instead.
     let (parties, offer) = loop {
-        let (parties, offer, revision) = engine.book.offer(link.peer, &engine.showing(), unix_now());
+        let now = unix_now();
+        let showing = Showing { networks: engine.networks.standings_with(&link.peer, now), ..engine.showing() };
+        let (parties, offer, revision) = engine.book.offer(link.peer, &showing, now);
         if engine.book.durable().current() >= revision {
             break (parties, offer);
         }
@@ -134,7 +154,7 @@ async fn initiate_within(
     loop {
         next = match machine.handle(next) {
             InitiatorOutput::Merge(shown) => {
-                *incarnation = Some(shown.incarnation);
+                seen.shown(engine, &shown)?;
                 let updated = engine.merge(link, &shown);
                 InitiatorInput::Merged { holds: updated.holds, revision: updated.revision.0 }
             }
@@ -166,25 +186,25 @@ async fn initiate_within(
 }
 
 /// Answers an exchange that the peer opened on a stream of `link`.
-pub async fn respond(engine: &Engine, link: &Link, send: &mut SendStream, recv: &mut RecvStream) -> Exchanged {
+pub async fn respond(engine: &Arc<Engine>, link: &Link, send: &mut SendStream, recv: &mut RecvStream) -> Exchanged {
     let whole = Duration::from_millis(EXCHANGE_DEADLINE_MS);
-    let (mut incarnation, mut granted) = (None, false);
-    let result = timeout(whole, respond_within(engine, link, (send, recv), &mut incarnation, &mut granted)).await;
+    let mut seen = Seen::default();
+    let result = timeout(whole, respond_within(engine, link, (send, recv), &mut seen)).await;
     let result = result.unwrap_or(Err(ExchangeFault::TimedOut));
     if let Err(fault) = result
         && fault != ExchangeFault::NotDurable
     {
         refuse(send, recv, fault.refuse_code());
     }
-    Exchanged { incarnation, granted, result: result.map(|()| None) }
+    let Seen { incarnation, differing, granted } = seen;
+    Exchanged { incarnation, granted, differing, result: result.map(|()| None) }
 }
 
 async fn respond_within(
-    engine: &Engine,
+    engine: &Arc<Engine>,
     link: &Link,
     (out, input): (&mut SendStream, &mut RecvStream),
-    incarnation: &mut Option<Incarnation>,
-    granted: &mut bool,
+    seen: &mut Seen,
 ) -> Result<(), ExchangeFault> {
     let mut machine = Responder::new(engine.book.parties(link.peer));
     let mut disk = DiskPatience(None);
@@ -193,7 +213,7 @@ async fn respond_within(
     loop {
         next = match machine.handle(next) {
             ResponderOutput::Merge(shown) => {
-                *incarnation = Some(shown.incarnation);
+                seen.shown(engine, &shown)?;
                 let is_grant = shown.theirs.as_ref().is_some_and(|theirs| theirs.terms().kind == Kind::Grant);
                 if is_grant && engine.degraded().is_some() {
                     // A grant waits for a disk that takes it. A revoke of our own that the peer proves does not.
@@ -201,11 +221,11 @@ async fn respond_within(
                     busy(engine)
                 } else {
                     let turned_away = engine.merge(link, &shown).turned_away;
-                    decide(engine, link, asked.insert((shown, turned_away)), granted)
+                    decide(engine, link, asked.insert((shown, turned_away)), &mut seen.granted)
                 }
             }
             ResponderOutput::Reconsider => match &asked {
-                Some(asked) => decide(engine, link, asked, granted),
+                Some(asked) => decide(engine, link, asked, &mut seen.granted),
                 None => busy(engine),
             },
             ResponderOutput::AwaitDurable(revision) => {
@@ -241,7 +261,9 @@ fn decide(
     (shown, turned_away): &(Box<Shown>, bool),
     granted: &mut bool,
 ) -> ResponderInput {
-    let (terms, revision) = engine.book.answer(link.peer, shown, *turned_away, &engine.showing(), unix_now());
+    let now = unix_now();
+    let showing = Showing { networks: engine.networks.standings_like(&shown.networks, now), ..engine.showing() };
+    let (terms, revision) = engine.book.answer(link.peer, shown, *turned_away, &showing, now);
     *granted = terms.disposition == Disposition::Granted;
     ResponderInput::Decided { terms: Box::new(terms), revision: revision.0 }
 }

@@ -19,18 +19,21 @@ use handfast_trust::peers::{self, DIAL_ADDRESSES_MAX};
 use handfast_trust::rules::Showing;
 use handfast_trust::trust_record::{Cause, Edge, Side, TrustState};
 use handfast_trust::{
-    Book, DegradedReason, Denied, Direction, EndReason, HealthCell, PeerRecord, Purpose, Role, SessionId, Sessions,
-    Store, Updated,
+    Book, DegradedReason, Denied, Direction, EndReason, HealthCell, Networks, PeerRecord, Purpose, Role, SessionId,
+    Sessions, Store, Updated,
 };
 
 use crate::admission::{Admission, Rates};
 use crate::clock::{MonotonicClock, unix_now};
 use crate::config::Config;
+use crate::dial_budget::DialBudget;
 use crate::driver::{self, Exchanged};
 use crate::entropy;
 use crate::events::EventLog;
+use crate::join::upkeep::UpkeepBell;
 use crate::links::{self, PingFault};
 use crate::outbox::OutboxBell;
+use crate::reachable;
 use crate::registry::{Link, Promotion, Registry};
 use crate::resolve::Resolver;
 use crate::service::Services;
@@ -56,6 +59,9 @@ pub enum ContactFault {
     /// The name does not resolve.
     #[error("the name of the peer's host does not resolve")]
     NoSuchHost,
+    /// It was dialled in vain too often, on somebody's word alone.
+    #[error("{0} was dialled in vain too often; it is left alone for a while")]
+    TooOften(SocketAddr),
     /// No address led to the peer; the last failure.
     #[error("{at}: {fault}")]
     Dial {
@@ -101,6 +107,9 @@ pub struct Engine {
     pub clock: Arc<MonotonicClock>,
     pub health: HealthCell,
     pub outbox: OutboxBell,
+    pub networks: Arc<Networks>,
+    pub upkeep: UpkeepBell,
+    dials: DialBudget,
     pub admission: Arc<Admission>,
     key: SecretKey,
     own_address: Mutex<Option<(UnixMillis, SignedAddressRecord)>>,
@@ -127,6 +136,7 @@ pub struct Parts {
     pub clock: Arc<MonotonicClock>,
     pub health: HealthCell,
     pub outbox: OutboxBell,
+    pub networks: Arc<Networks>,
     pub key: SecretKey,
 }
 
@@ -137,7 +147,10 @@ impl Engine {
         let registry = Arc::new(Registry::new(parts.book.me(), parts.sessions.clone(), parts.events.clone()));
         Engine {
             registry,
-            book: parts.book,
+            book: parts.book.with_networks(parts.networks.clone()),
+            networks: parts.networks,
+            upkeep: UpkeepBell::default(),
+            dials: DialBudget::default(),
             peers: parts.peers,
             sessions: parts.sessions,
             events: parts.events,
@@ -167,7 +180,7 @@ impl Engine {
         Showing { incarnation: self.incarnation, address: self.address_record(), networks: Vec::new() }
     }
 
-    /// Where this node can be reached, signed. `None` where nothing better is known than what a peer observes.
+    /// Where this node can be reached, signed.
     pub fn address_record(&self) -> Option<SignedAddressRecord> {
         let now = unix_now();
         let mut cached = self.own_address.lock().unwrap_or_else(PoisonError::into_inner);
@@ -176,13 +189,7 @@ impl Engine {
         {
             return Some(record.clone());
         }
-        let advertised = &self.config.advertise;
-        let listening = || self.transport.local_addrs().into_iter().filter(|at| !at.ip().is_unspecified());
-        let addresses: Vec<Address> = if advertised.is_empty() {
-            listening().map(Address::from).collect()
-        } else {
-            advertised.iter().copied().map(Address::from).collect()
-        };
+        let addresses = reachable::addresses(&self.config.advertise, &self.transport.local_addrs());
         if addresses.is_empty() {
             return None;
         }
@@ -235,6 +242,7 @@ impl Engine {
             let reason = match fall.cause {
                 Cause::TheyRevoked => EndReason::RevokedByPeer,
                 Cause::Expired => EndReason::Expired,
+                Cause::Expelled | Cause::MembershipEnded => EndReason::Expelled,
                 _ => EndReason::Revoked,
             };
             ended = self.registry.cut(&peer, reason);
@@ -314,6 +322,9 @@ impl Engine {
             _ => faults.remove(peer),
         };
         drop(faults);
+        if matches!(fault, Some(ContactFault::Dial { .. } | ContactFault::NoAddress)) {
+            self.upkeep.lost(self.networks.members().networks_of(peer));
+        }
         // Where nobody has said where the peer is, nothing was tried.
         let tried = fault.filter(|fault| **fault != ContactFault::NoAddress);
         if let Some(fault) = tried.filter(|fault| before.as_ref() != Some(fault)) {
@@ -325,15 +336,10 @@ impl Engine {
         if self.book.state(&peer, unix_now()) == TrustState::Blocked {
             return Err(ContactFault::NotAllowed);
         }
-        let open = self.registry.links(&peer).into_iter().find(|link| link.is_open());
-        let link = match open {
-            Some(link) => link,
-            None => self.dial(peer).await?,
-        };
+        let link = self.link_to(peer, &[]).await?;
         let ours = || self.book.record(&peer).and_then(|record| record.ours.as_ref().map(Edge::held));
         let before = ours();
-        let exchanged = driver::initiate(self, &link).await;
-        self.after_exchange(&link, &exchanged, true);
+        let exchanged = self.exchange_over(&link).await;
         if ours() != before {
             self.deliver(peer);
         }
@@ -345,13 +351,43 @@ impl Engine {
         }
     }
 
+    /// A connection with `peer`: one that is open, or a new one. `more` addresses are tried first.
+    pub async fn link_to(self: &Arc<Engine>, peer: PeerId, more: &[Address]) -> Result<Arc<Link>, ContactFault> {
+        let open = self.registry.links(&peer).into_iter().find(|link| link.is_open());
+        match open {
+            Some(link) => Ok(link),
+            None => self.dial(peer, more).await,
+        }
+    }
+
+    /// An exchange that is opened here, with all that follows from it.
+    pub async fn exchange_over(self: &Arc<Engine>, link: &Arc<Link>) -> Exchanged {
+        let exchanged = driver::initiate(self, link).await;
+        self.catch_up(link, &exchanged).await;
+        // A member that lacks expulsions of ours is about to fetch them: then the connection ends when it is idle.
+        let is_done = self.networks.members().networks_of(&link.peer).is_empty();
+        self.after_exchange(link, &exchanged, is_done);
+        exchanged
+    }
+
     /// Dials the addresses that are known of `peer`, one after the other, until one leads to it.
-    async fn dial(self: &Arc<Engine>, peer: PeerId) -> Result<Arc<Link>, ContactFault> {
-        let (addresses, unresolved) = self.addresses(&peer).await;
+    async fn dial(self: &Arc<Engine>, peer: PeerId, more: &[Address]) -> Result<Arc<Link>, ContactFault> {
+        let (known, unresolved) = self.addresses(&peer).await;
+        let claims = self.peers.read(|table| table.get(&peer).map(|record| record.claims()).unwrap_or_default());
+        let mut addresses: Vec<SocketAddr> = more.iter().copied().map(SocketAddr::from).collect();
+        addresses.extend(known.into_iter().filter(|at| !more.contains(&Address::from(*at))));
         let mut last = if unresolved { ContactFault::NoSuchHost } else { ContactFault::NoAddress };
         for at in addresses {
+            let claimed = claims.contains(&Address::from(at));
+            if claimed && !self.dials.take(at, self.clock.now().0) {
+                last = ContactFault::TooOften(at);
+                continue;
+            }
             match self.transport.dial(&peer, at, DIAL_DEADLINE).await {
                 Ok(connection) => {
+                    if claimed {
+                        self.dials.reached(at);
+                    }
                     let Some(registration) = self.registry.register(peer, Role::Dialer, connection) else {
                         return Err(ContactFault::TooMany);
                     };

@@ -199,7 +199,15 @@ pub fn read_key_file(path: &Path) -> Result<SecretKey, IdentityError> {
 /// # Errors
 /// [`IdentityError::AlreadyExists`] if there is one, which then stays as it is.
 pub fn create(directory: &Path, key: &SecretKey) -> Result<(), IdentityError> {
-    let path = directory.join(IDENTITY_FILE);
+    create_key_file(directory, IDENTITY_FILE, key)
+}
+
+/// Writes a secret key into a file that is not there yet, under the same rules.
+///
+/// # Errors
+/// As [`create`].
+pub fn create_key_file(directory: &Path, name: &str, key: &SecretKey) -> Result<(), IdentityError> {
+    let path = directory.join(name);
     let temp = temp_path(directory)?;
     let linked = write_temp(&temp, key).and_then(|()| link(&temp, &path)).and_then(|()| sync_directory(directory));
     let removed = std::fs::remove_file(&temp);

@@ -4,12 +4,14 @@
 #![allow(rustdoc::private_intra_doc_links, reason = "module headers name the limits that they keep, private or not")]
 
 pub mod admission;
+pub mod authority_file;
 pub mod cli;
 pub mod clock;
 pub mod commands;
 pub mod config;
 pub mod control;
 pub mod data_dir;
+pub mod dial_budget;
 pub mod driver;
 pub mod engine;
 pub mod entropy;
@@ -17,6 +19,7 @@ pub mod events;
 mod faults;
 pub mod identity_file;
 pub mod initialise;
+pub mod join;
 pub mod links;
 pub mod log_limit;
 pub mod names;
@@ -24,6 +27,7 @@ pub mod node;
 pub mod operations;
 pub mod outbox;
 pub mod output;
+mod reachable;
 pub mod registry;
 mod resolve;
 pub mod service;

@@ -19,6 +19,7 @@ use crate::admission::{Arrival, Slot, Verdict};
 use crate::clock::unix_now;
 use crate::driver::{self, read_frame_in_time, refuse};
 use crate::engine::Engine;
+use crate::join::conversation;
 use crate::registry::{Link, Registration};
 use crate::service::{ServiceFault, ServiceStream};
 use crate::transport::{CloseReason, close_reason, peer_of};
@@ -127,7 +128,7 @@ async fn serve(engine: Arc<Engine>, registration: Registration) {
                 break if code == CloseCode::Duplicate { EndReason::Replaced } else { EndReason::Lost };
             }
             _ = idle.tick() => {
-                if link.is_session() || exchanging(&link) {
+                if link.is_session() || link.is_conversing() {
                     busy_since_tick = true;
                 } else if !std::mem::take(&mut busy_since_tick) {
                     link.retire(CloseCode::Done);
@@ -144,15 +145,10 @@ async fn serve(engine: Arc<Engine>, registration: Registration) {
     }
 }
 
-fn exchanging(link: &Link) -> bool {
-    link.inbound_exchange.available_permits() == 0 || link.outbound_exchange.available_permits() == 0
-}
-
 /// Waits until running exchanges are over, at most as long as one waits for the disk and a frame.
 async fn quiet(link: &Link) {
     let patience = Duration::from_millis(DURABLE_DEADLINE_MS + FRAME_DEADLINE_MS);
-    let both = async { (link.inbound_exchange.acquire().await, link.outbound_exchange.acquire().await) };
-    let _ = timeout(patience, both).await;
+    let _ = timeout(patience, link.quiet()).await;
 }
 
 fn end_reason(error: &quinn::ConnectionError) -> EndReason {
@@ -177,7 +173,8 @@ async fn stream_opened(engine: &Arc<Engine>, link: &Arc<Link>, mut send: SendStr
                 tracing::debug!(peer = %link.peer.short(), result = ?exchanged.result, "exchange answered");
                 engine.after_exchange(link, &exchanged, false);
                 // Without a receipt the answer may be lost, and our word with it.
-                return engine.deliver(link.peer);
+                engine.deliver(link.peer);
+                return engine.catch_up(link, &exchanged).await;
             }
             _ => RefuseCode::Busy,
         },
@@ -186,7 +183,10 @@ async fn stream_opened(engine: &Arc<Engine>, link: &Arc<Link>, mut send: SendStr
             Err(code) => code,
         },
         Ok(StreamKind::Service(name)) => return service(engine, link, &name, send, recv),
-        Ok(StreamKind::Join) => RefuseCode::NoSuchService,
+        Ok(StreamKind::Join) => match timeout(TURN_PATIENCE, link.inbound_join.acquire()).await {
+            Ok(Ok(_turn)) => return conversation::serve(engine, link, &mut send, &mut recv).await,
+            _ => RefuseCode::Busy,
+        },
         Err(code) => code,
     };
     refuse(&mut send, &mut recv, code);

@@ -18,7 +18,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use handfast_protocol::{CloseCode, PeerId};
-use handfast_trust::{Book, EndReason, Medium, RealDir, Sessions};
+use handfast_trust::{Book, DirectoryLock, EndReason, Medium, RealDir, Sessions};
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use tokio::runtime::{Builder, Runtime};
@@ -34,6 +34,7 @@ use crate::data_dir::DataDir;
 use crate::engine::{Engine, Parts};
 use crate::entropy;
 use crate::events::EventLog;
+use crate::join::upkeep;
 use crate::links;
 use crate::operations::{Live, Operator, policy};
 use crate::outbox::{self, OutboxBell};
@@ -96,7 +97,17 @@ impl Node {
     ) -> Result<Node, ApiError> {
         let control = Builder::new_current_thread().enable_all().build().map_err(|error| no_runtime(&error))?;
         let lock = control.block_on(acquire(data_dir, NODE_ROLE, Patience::Node))?;
-        let stores::Opened { key, stores, clock } = stores::open_all_on(data_dir, lock, medium)?;
+        Node::start_under(lock, control, data_dir, config, medium)
+    }
+
+    fn start_under<M: Medium>(
+        lock: DirectoryLock,
+        control: Runtime,
+        data_dir: &DataDir,
+        config: Config,
+        medium: impl FnOnce(RealDir) -> M,
+    ) -> Result<Node, ApiError> {
+        let stores::Opened { key, networks, stores, clock } = stores::open_all_on(data_dir, lock, medium)?;
         let data =
             Builder::new_multi_thread().thread_name("data").enable_all().build().map_err(|error| no_runtime(&error))?;
         let incarnation = entropy::incarnation()?;
@@ -136,16 +147,30 @@ impl Node {
             clock,
             health: stores.health(),
             outbox: OutboxBell::default(),
+            networks,
             key,
         }));
-        let rng = StdRng::from_seed(entropy::bytes()?);
-        let tasks = vec![data.spawn(links::accept(engine.clone())), data.spawn(outbox::run(engine.clone(), rng))];
+        let rng = || entropy::bytes().map(StdRng::from_seed);
+        let tasks = vec![
+            data.spawn(links::accept(engine.clone())),
+            data.spawn(outbox::run(engine.clone(), rng()?)),
+            data.spawn(upkeep::run(engine.clone(), rng()?)),
+        ];
         let live = Live { engine: engine.clone(), data: data.handle().clone() };
         let operator = Arc::new(Operator::of_node(live, data_dir));
         let socket = data_dir.control_socket(|name| std::env::var_os(name))?;
         let (stop_control, stopped) = watch::channel(false);
         let control = spawn_control(control, socket.clone(), operator.clone(), engine.clone(), data_dir, stopped)?;
         Ok(Node { engine, operator, data, tasks, control, stop_control, stores, socket })
+    }
+
+    /// As [`Node::start`], for whoever holds the directory's lock already.
+    ///
+    /// # Errors
+    /// As [`Node::start`].
+    pub fn start_locked(data_dir: &DataDir, config: Config, lock: DirectoryLock) -> Result<Node, ApiError> {
+        let control = Builder::new_current_thread().enable_all().build().map_err(|error| no_runtime(&error))?;
+        Node::start_under(lock, control, data_dir, config, |directory| directory)
     }
 
     /// Who this node is.

@@ -5,6 +5,9 @@
 //!
 //! Invariant ACK: a reply that says `durable:true` has awaited the disk.
 
+mod networks;
+
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +16,8 @@ use handfast_trust::peers;
 use handfast_trust::rules::{Grant, Refusal};
 use handfast_trust::trust_record::{Cause, TrustRecord, TrustState};
 use handfast_trust::{
-    Book, DirectoryLock, DurabilityError, FileKind, HealthCell, PeerRecord, Policy, Revision, Sessions, Store, Updated,
+    Book, DirectoryLock, DurabilityError, Durable, FileKind, HealthCell, Networks, PeerRecord, Policy, Revision,
+    Sessions, Store, Updated,
 };
 use tokio::time::{Instant, timeout_at};
 
@@ -46,7 +50,7 @@ pub struct Live {
 
 enum Who {
     Live(Live),
-    Alone { book: Box<Book>, stores: Box<Stores>, sessions: Sessions },
+    Alone { book: Box<Book>, stores: Box<Stores>, sessions: Sessions, config: Box<Config> },
 }
 
 /// See the module.
@@ -55,7 +59,8 @@ pub struct Operator {
     clock: Arc<MonotonicClock>,
     health: HealthCell,
     peers: Store<PeerRecord>,
-    data_dir: String,
+    networks: Arc<Networks>,
+    data_dir: PathBuf,
 }
 
 /// The policy that a configuration asks for.
@@ -66,7 +71,7 @@ pub fn policy(config: &Config) -> Policy {
         accept_all: config.policy_accept_all,
         grants_per_hour: config.policy_grants_per_hour,
         grants_total: config.policy_grants_total,
-        grants_per_sponsor: config.policy_grants_total,
+        grants_per_sponsor: config.policy_grants_per_sponsor,
         pending_total: config.pending_total,
         pending_per_source: config.pending_per_source,
         pending_new_per_second: config.pending_new_per_second,
@@ -81,7 +86,8 @@ impl Operator {
             clock: engine.clock.clone(),
             health: engine.health.clone(),
             peers: engine.peers.clone(),
-            data_dir: data_dir.path().display().to_string(),
+            networks: engine.networks.clone(),
+            data_dir: data_dir.path().to_path_buf(),
             who: Who::Live(live),
         }
     }
@@ -91,15 +97,22 @@ impl Operator {
     /// # Errors
     /// Whatever keeps the stores from opening.
     pub fn open_alone(dir: &DataDir, config: &Config, lock: DirectoryLock) -> Result<Operator, ApiError> {
-        let stores::Opened { key, stores, clock } = stores::open_all(dir, lock)?;
+        let stores::Opened { key, networks, stores, clock } = stores::open_all(dir, lock)?;
         let (sessions, _, _) = Sessions::open(stores.sessions.clone(), entropy::incarnation()?, unix_now());
         let book = Book::new(stores.trust.clone(), key, policy(config), Box::new(|_, _| {}));
+        let book = book.with_networks(networks.clone());
         Ok(Operator {
             clock,
             health: stores.health(),
             peers: stores.peers.clone(),
-            data_dir: dir.path().display().to_string(),
-            who: Who::Alone { book: Box::new(book), stores: Box::new(stores), sessions },
+            networks,
+            data_dir: dir.path().to_path_buf(),
+            who: Who::Alone {
+                book: Box::new(book),
+                stores: Box::new(stores),
+                sessions,
+                config: Box::new(config.clone()),
+            },
         })
     }
 
@@ -232,16 +245,8 @@ impl Operator {
         TrustReply { peer_id: peer.to_string(), state, revision: updated.revision.0, durable }
     }
 
-    /// Waits for the disk. A failed attempt is not the end: the drainer goes on, and so does the wait.
     async fn durable(&self, revision: Revision) -> bool {
-        let until = Instant::now() + DURABLE_PATIENCE;
-        loop {
-            match timeout_at(until, self.book().durable().reached(revision)).await {
-                Ok(Ok(())) => return true,
-                Ok(Err(DurabilityError::Failed(_))) => {}
-                Ok(Err(_)) | Err(_) => return false,
-            }
-        }
+        reached_in_time(self.book().durable(), revision).await
     }
 
     /// Requests that wait for a decision, oldest first.
@@ -335,10 +340,11 @@ impl Operator {
                 bytes_written: health.bytes_appended + health.bytes_checkpointed,
                 checkpoints: health.checkpoints,
             },
-            data_dir: self.data_dir.clone(),
+            data_dir: self.data_dir.display().to_string(),
             listen: self.live().map_or(Vec::new(), |live| {
                 live.engine.transport.local_addrs().iter().map(ToString::to_string).collect()
             }),
+            networks: self.network_list().networks,
         }
     }
 
@@ -351,6 +357,7 @@ impl Operator {
         Measured {
             holds: vec![
                 (FileKind::Trust, self.book().store().hold_times()),
+                (FileKind::Invites, self.networks.store().hold_times()),
                 (FileKind::Peers, self.peers.hold_times()),
                 (FileKind::Sessions, sessions.store().hold_times()),
             ],
@@ -417,6 +424,18 @@ impl Engine {
     fn may_ping(&self, peer: &PeerId) -> Result<(), ContactFault> {
         use handfast_trust::{Direction, Purpose};
         self.book.authorise(peer, Purpose::Session, Direction::Outbound, unix_now()).map_err(ContactFault::Denied)
+    }
+}
+
+/// Waits for the disk. A failed attempt is not the end: the drainer goes on, and so does the wait.
+async fn reached_in_time(durable: &Durable, revision: Revision) -> bool {
+    let until = Instant::now() + DURABLE_PATIENCE;
+    loop {
+        match timeout_at(until, durable.reached(revision)).await {
+            Ok(Ok(())) => return true,
+            Ok(Err(DurabilityError::Failed(_))) => {}
+            Ok(Err(_)) | Err(_) => return false,
+        }
     }
 }
 

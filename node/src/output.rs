@@ -35,6 +35,11 @@ impl Output {
         Output { json }
     }
 
+    /// Whether a script is listening.
+    pub fn is_json(&self) -> bool {
+        self.json
+    }
+
     /// Prints a reply: as one JSON object, or as what `text` makes of it.
     ///
     /// # Errors

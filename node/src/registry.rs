@@ -45,6 +45,9 @@ pub struct Link {
     /// One exchange at a time in each direction.
     pub inbound_exchange: Semaphore,
     pub outbound_exchange: Semaphore,
+    /// And one join conversation.
+    pub inbound_join: Semaphore,
+    pub outbound_join: Semaphore,
     pub services: Arc<Semaphore>,
     orders: watch::Sender<Orders>,
     state: Mutex<LinkState>,
@@ -85,6 +88,19 @@ impl Link {
     /// True until the link is cut or retired.
     pub fn is_serving(&self) -> bool {
         *self.orders.borrow() == Orders::default()
+    }
+
+    /// Waits until no conversation runs on it but services.
+    pub async fn quiet(&self) {
+        for turn in [&self.inbound_exchange, &self.outbound_exchange, &self.inbound_join, &self.outbound_join] {
+            drop(turn.acquire().await);
+        }
+    }
+
+    /// True while a conversation other than a service runs on it.
+    pub fn is_conversing(&self) -> bool {
+        let turns = [&self.inbound_exchange, &self.outbound_exchange, &self.inbound_join, &self.outbound_join];
+        turns.into_iter().any(|turn| turn.available_permits() == 0)
     }
 
     /// True while this link is the session.
@@ -161,6 +177,8 @@ impl Registry {
             connection,
             inbound_exchange: Semaphore::new(1),
             outbound_exchange: Semaphore::new(1),
+            inbound_join: Semaphore::new(1),
+            outbound_join: Semaphore::new(1),
             services: Arc::new(Semaphore::new(handfast_protocol::limits::SERVICE_STREAMS_MAX as usize)),
             orders: watch::Sender::new(Orders::default()),
             state: Mutex::default(),
@@ -282,9 +300,8 @@ impl Registry {
         let all: Vec<Arc<Link>> = locked(&self.links).values().flatten().cloned().collect();
         let until = tokio::time::Instant::now() + patience;
         for link in all {
-            let both = async { (link.inbound_exchange.acquire().await, link.outbound_exchange.acquire().await) };
             // Who does not finish in time is cancelled: it promised nothing that is not on the disk.
-            let _ = tokio::time::timeout_at(until, both).await;
+            let _ = tokio::time::timeout_at(until, link.quiet()).await;
         }
     }
 

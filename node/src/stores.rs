@@ -1,7 +1,7 @@
 //! The stores of one data directory, opened under its lock and closed in order.
 //!
-//! Order of opening: lock (held by the caller), leftovers removed, floor, `trust.hf`, `peers.hf`, `sessions.hf`,
-//! drainer. Closing is the reverse: last drain, drainer joined, lock released. Whatever cannot be believed ends the
+//! Order of opening: lock (held by the caller), leftovers removed, floor, `trust.hf`, `invites.hf`, `peers.hf`,
+//! `sessions.hf`, drainer. Closing is the reverse: last drain, drainer joined, lock released. Whatever cannot be believed ends the
 //! opening with an error and every byte in place; only peers and sessions may be set aside and begun anew.
 
 use std::sync::Arc;
@@ -9,14 +9,15 @@ use std::time::Duration;
 
 use handfast_protocol::{PeerId, SecretKey};
 use handfast_trust::{
-    DirectoryLock, Drainer, DrainerHandle, DrainerThread, FileKind, Floor, Medium, Next, PeerRecord, RealDir,
-    SessionRecord, Site, StorageHealth, Store, TrustRecord, open, open_or_begin_anew, remove_leftovers,
+    DirectoryLock, Drainer, DrainerHandle, DrainerThread, FileKind, Floor, Medium, NetRecord, Networks, Next,
+    PeerRecord, RealDir, SessionRecord, Site, StorageHealth, Store, TrustRecord, open, open_or_begin_anew,
+    open_or_make, remove_leftovers,
 };
 
 use crate::clock::MonotonicClock;
 use crate::control::api::{ApiError, ErrorCode};
 use crate::data_dir::DataDir;
-use crate::identity_file;
+use crate::{authority_file, identity_file};
 
 /// How long a start waits for the trust file of a killed run to be written anew; a million records take a second or two.
 const ANEW_PATIENCE: Duration = Duration::from_secs(5);
@@ -33,6 +34,7 @@ pub struct Stores {
 /// Where the stores and the identity of one node come from.
 pub struct Opened {
     pub key: SecretKey,
+    pub networks: Arc<Networks>,
     pub stores: Stores,
     pub clock: Arc<MonotonicClock>,
 }
@@ -54,17 +56,18 @@ pub fn open_all_on<M: Medium>(
     lock: DirectoryLock,
     medium: impl FnOnce(RealDir) -> M,
 ) -> Result<Opened, ApiError> {
-    let Parts { key, clock, trust, peers, sessions, drainer } = open_parts(dir, medium)?;
+    let Parts { key, clock, networks, trust, peers, sessions, drainer } = open_parts(dir, medium)?;
     let drainer = DrainerThread::spawn(drainer, clock.clone())
         .map_err(|error| ApiError::new(ErrorCode::Failure, format!("The drainer thread cannot start: {error}.")))?;
     written_anew(&trust);
-    Ok(Opened { key, stores: Stores { trust, peers, sessions, drainer, _lock: lock }, clock })
+    Ok(Opened { key, networks, stores: Stores { trust, peers, sessions, drainer, _lock: lock }, clock })
 }
 
 /// What was opened, and a drainer that nobody runs yet.
 struct Parts<M: Medium> {
     key: SecretKey,
     clock: Arc<MonotonicClock>,
+    networks: Arc<Networks>,
     trust: Store<TrustRecord>,
     peers: Store<PeerRecord>,
     sessions: Store<SessionRecord>,
@@ -74,6 +77,7 @@ struct Parts<M: Medium> {
 fn open_parts<M: Medium>(dir: &DataDir, medium: impl FnOnce(RealDir) -> M) -> Result<Parts<M>, ApiError> {
     identity_file::remove_leftovers(dir.path())?;
     let key = identity_file::load(dir.path())?;
+    let authorities = authority_file::load_all(dir.path())?;
     let clock = Arc::new(MonotonicClock::start());
     let owner: PeerId = key.peer_id();
     let site = Site::new(*owner.as_bytes(), crate::entropy::bytes()?, clock.clone());
@@ -81,13 +85,17 @@ fn open_parts<M: Medium>(dir: &DataDir, medium: impl FnOnce(RealDir) -> M) -> Re
     remove_leftovers(&mut medium)?;
     let floor = Floor::read(&mut medium, owner.as_bytes())?;
     let trust = open::<TrustRecord, _>(&mut medium, &site, &floor)?;
+    let networks = open_or_make::<NetRecord, _>(&mut medium, &site, &floor)?;
     let peers = open_or_begin_anew::<PeerRecord, _>(&mut medium, &site)?;
     let sessions = open_or_begin_anew::<SessionRecord, _>(&mut medium, &site)?;
     let mut drainer = Drainer::new(medium, &site, floor);
     drainer.add(trust.log);
+    drainer.add(networks.log);
     drainer.add(peers.log);
     drainer.add(sessions.log);
-    Ok(Parts { key, clock, trust: trust.store, peers: peers.store, sessions: sessions.store, drainer })
+    let networks = Arc::new(Networks::new(networks.store, key.clone()));
+    authorities.into_iter().for_each(|authority| networks.hold_authority(authority));
+    Ok(Parts { key, clock, networks, trust: trust.store, peers: peers.store, sessions: sessions.store, drainer })
 }
 
 /// Has every file of a directory that the caller has locked written anew, in this thread.

@@ -1,17 +1,18 @@
 //! Where peers were found: addresses and when they were last seen. Losing it is safe; it is written lazily.
 //!
 //! Invariants (BOUND): [`ADDRESSES_MAX`] signed addresses, one that was observed, and one text of
-//! [`TYPED_BYTES_MAX`] a peer; [`DIAL_ADDRESSES_MAX`] of them for one dial. What an operator typed and what the peer
+//! [`TYPED_BYTES_MAX`] a peer; [`DIAL_ADDRESSES_MAX`] of them for one dial; [`PEERS_MAX`] peers besides those
+//! that are trusted, whose last address never goes. What an operator typed and what the peer
 //! signed are never displaced by an address that was merely observed.
 
 use handfast_protocol::limits::ADDRESSES_MAX;
-use handfast_protocol::{Address, PeerId, SignedAddressRecord, UnixMillis};
+use handfast_protocol::{Address, PeerId, SignedAddressRecord, UnixMillis, codec};
 use serde::{Deserialize, Serialize};
 
 use crate::record::{FileKind, Record, RecordFault};
 use crate::store::Store;
 use crate::table::Urgency;
-use crate::trust_record::{decode_peer, decode_versioned, encode_versioned};
+use crate::trust_record::{RECORD_BYTES_MAX, decode_peer, decode_versioned, encode_versioned};
 
 /// Addresses that one dial attempt may use.
 pub const DIAL_ADDRESSES_MAX: usize = 4;
@@ -32,7 +33,13 @@ pub struct PeerRecord {
     pub observed: Option<Address>,
     /// When it last authenticated.
     pub last_seen: Option<UnixMillis>,
+    /// What the peer signed, whole: to be passed on to whoever may know.
+    #[serde(skip)]
+    pub evidence: Option<Box<SignedAddressRecord>>,
 }
+
+/// First byte of a record with evidence: a record of version 1 and the evidence follow.
+const WITH_EVIDENCE_VERSION: u8 = 2;
 
 impl Record for PeerRecord {
     type Key = PeerId;
@@ -48,11 +55,25 @@ impl Record for PeerRecord {
     }
 
     fn encode(&self, out: &mut Vec<u8>) {
-        encode_versioned(self, out);
+        match &self.evidence {
+            Some(evidence) => {
+                out.push(WITH_EVIDENCE_VERSION);
+                codec::encode_into(&(self, &**evidence), out);
+            }
+            None => encode_versioned(self, out),
+        }
     }
 
-    fn decode(_: &PeerId, bytes: &[u8]) -> Result<PeerRecord, RecordFault> {
-        decode_versioned(bytes)
+    fn decode(peer: &PeerId, bytes: &[u8]) -> Result<PeerRecord, RecordFault> {
+        let Some((&WITH_EVIDENCE_VERSION, body)) = bytes.split_first() else {
+            return decode_versioned(bytes);
+        };
+        let (record, evidence): (PeerRecord, SignedAddressRecord) =
+            codec::decode_stored(body, RECORD_BYTES_MAX).map_err(|_| RecordFault::BadValue)?;
+        if evidence.record.peer != *peer {
+            return Err(RecordFault::KeyMismatch);
+        }
+        Ok(PeerRecord { evidence: Some(Box::new(evidence)), ..record })
     }
 }
 
@@ -63,9 +84,15 @@ impl PeerRecord {
             return false;
         }
         self.signed_epoch = signed.record.epoch;
+        self.evidence = Some(Box::new(signed.clone()));
         let usable = |address: &&Address| address.is_dialable() && (local_too || !address.is_local_only());
         self.signed = signed.record.addresses.iter().filter(usable).take(ADDRESSES_MAX).copied().collect();
         true
+    }
+
+    /// Addresses that nobody vouches for but the peer's own word.
+    pub fn claims(&self) -> Vec<Address> {
+        self.signed.iter().filter(|address| self.observed.as_ref() != Some(*address)).copied().collect()
     }
 
     /// Where to dial apart from what was typed, best first, each once.
@@ -78,6 +105,46 @@ impl PeerRecord {
         }
         list
     }
+}
+
+/// Peers whose addresses are kept besides those that [`trim`] is told to keep: about 80 MB.
+pub const PEERS_MAX: usize = 131_072;
+/// Records that are removed in one lock hold.
+const REMOVED_AT_ONCE: usize = 64;
+
+/// Drops the addresses of those who were least recently useful, where there are more than `max`, and a sixteenth more so
+/// that it is not asked all the time. Whoever `is_kept` names stays. Returns how many went.
+pub fn trim(store: &Store<PeerRecord>, max: usize, is_kept: impl Fn(&PeerId) -> bool) -> usize {
+    let count = store.read(|table| table.len());
+    if count <= max {
+        return 0;
+    }
+    let dropped =
+        |(peer, record): (PeerId, std::sync::Arc<PeerRecord>)| (!is_kept(&peer)).then_some((record.last_seen, peer));
+    let mut list: Vec<_> = store.walk().flatten().filter_map(dropped).collect();
+    list.sort_unstable();
+    list.truncate(count - max + max / 16);
+    for piece in list.chunks(REMOVED_AT_ONCE) {
+        store.write(|table| {
+            for (seen, peer) in piece {
+                // Useful in the meantime: it stays.
+                if table.get(peer).is_some_and(|record| record.last_seen == *seen) {
+                    drop(table.remove(peer, Urgency::Lazy));
+                }
+            }
+        });
+    }
+    list.len()
+}
+
+/// Whether the addresses of one more peer may be kept before [`trim`] is asked again.
+pub fn has_room(store: &Store<PeerRecord>) -> bool {
+    store.read(|table| table.len()) < PEERS_MAX + PEERS_MAX / 16
+}
+
+/// What of it others may be told: what the peer signed, while that has not ended.
+pub fn to_relay(record: &PeerRecord, now: UnixMillis) -> Option<&SignedAddressRecord> {
+    record.evidence.as_deref().filter(|signed| signed.record.expires_at > now)
 }
 
 /// Changes what is known of where `peer` is. Written within a second, whatever else happens. `change` runs under the

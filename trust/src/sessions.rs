@@ -70,6 +70,8 @@ pub enum EndReason {
     Stopped,
     /// The node that owned it died.
     Orphaned,
+    /// A membership that the trust rested on counts no longer.
+    Expelled,
 }
 
 impl EndReason {
@@ -84,6 +86,7 @@ impl EndReason {
             EndReason::PeerClosed => "peer_closed",
             EndReason::Stopped => "stopped",
             EndReason::Orphaned => "orphaned",
+            EndReason::Expelled => "expelled",
         }
     }
 

@@ -53,7 +53,7 @@ pub(super) struct Backend {
 }
 
 /// Who was reached.
-enum Reached {
+pub(super) enum Reached {
     Node(Client),
     Alone(DirectoryLock),
 }
@@ -119,7 +119,8 @@ impl Backend {
         }
     }
 
-    async fn reach(&mut self) -> Result<Reached, ApiError> {
+    /// The node of the directory, or its lock.
+    pub(super) async fn reach(&mut self) -> Result<Reached, ApiError> {
         loop {
             self.ticks.tick().await;
             let busy = match Client::connect(&self.socket, self.directory.path()).await {

@@ -5,14 +5,23 @@ use std::time::Duration;
 use handfast_protocol::text::escaped;
 
 use super::backend::{Backend, Call, operation_id};
-use super::{Context, Verdict};
-use crate::cli::{PeerArgs, RevokeArgs, TrustArgs};
+use super::{Context, Verdict, network};
+use crate::cli::{GrantArgs, PeerArgs, RevokeArgs, TrustArgs, TrustCommand};
 use crate::control::api::{ApiError, ErrorCode, PeerRequest, RevokeReply, TrustReply, TrustRequest};
 use crate::control::client::REPLY_TIMEOUT;
 use crate::identity_file;
 use crate::output::counted;
 
 pub(super) async fn trust(context: &Context<'_>, arguments: &TrustArgs) -> Result<Verdict, ApiError> {
+    match arguments {
+        TrustArgs { command: Some(TrustCommand::Undo(arguments)), .. } => network::undo(context, arguments).await,
+        TrustArgs { grant: Some(arguments), .. } => grant(context, arguments).await,
+        // The form of the command line excludes it.
+        TrustArgs { .. } => Err(ApiError::new(ErrorCode::Usage, "Whom?").hint("handfast trust PEER")),
+    }
+}
+
+async fn grant(context: &Context<'_>, arguments: &GrantArgs) -> Result<Verdict, ApiError> {
     let mut backend = Backend::new(context, "trust")?;
     let request = TrustRequest {
         peer: arguments.peer.peer.clone(),
@@ -123,7 +132,7 @@ fn unblock_text(reply: &TrustReply) -> String {
     with_durability(text, reply.durable, "It is in force, but a crash now would undo it.")
 }
 
-fn with_durability(text: String, durable: bool, otherwise: &str) -> String {
+pub(super) fn with_durability(text: String, durable: bool, otherwise: &str) -> String {
     if durable { text } else { format!("{text}\nThe disk has not confirmed it. {otherwise} See: handfast status") }
 }
 

@@ -1,12 +1,15 @@
 //! `store dump`: every record that can be read, as one JSON object a line. Reads only, needs no node, and goes on
 //! where a file is damaged: what is shown then is what is left.
 
+mod invites;
+
 use std::ops::ControlFlow;
 
 use handfast_protocol::text::escaped;
 use handfast_protocol::{Kind, PeerId, UnixMillis};
 use handfast_trust::{
-    Edge, Medium, PeerRecord, RealDir, Record, SessionRecord, SessionState, Side, TrustRecord, View, salvage_last,
+    Edge, Medium, NetRecord, PeerRecord, RealDir, Record, SessionRecord, SessionState, Side, TrustRecord, View,
+    salvage_last,
 };
 use serde_json::{Value, json};
 
@@ -25,6 +28,7 @@ pub(super) fn dump(context: &Context<'_>) -> Result<Verdict, ApiError> {
     let now = unix_now();
     let _ = dump_file::<TrustRecord>(&mut medium, &mut print, |peer, record| trust_row(peer, record, now))?
         == Reader::Gone
+        || dump_file::<NetRecord>(&mut medium, &mut print, invites::row)? == Reader::Gone
         || dump_file::<PeerRecord>(&mut medium, &mut print, peer_row)? == Reader::Gone
         || dump_file::<SessionRecord>(&mut medium, &mut print, |id, record| session_row(&id.to_string(), record))?
             == Reader::Gone;
@@ -179,7 +183,7 @@ pub(super) fn samples() -> Vec<(&'static str, Vec<Value>)> {
         last_seen: Some(now),
         ..PeerRecord::default()
     };
-    let rows = |file, rows: [Value; 2]| {
+    let rows = |file, rows: Vec<Value>| {
         let named = rows.into_iter().map(|mut row| {
             row["file"] = json!(file);
             row
@@ -195,11 +199,12 @@ pub(super) fn samples() -> Vec<(&'static str, Vec<Value>)> {
         session_row(&id.to_string(), &SessionRecord::decode(&id, &bytes).unwrap())
     };
     vec![
-        rows("trust.hf", [trust_row(&peer, &TrustRecord::default(), now), trust_row(&peer, &full, now)]),
-        rows("peers.hf", [peer_row(&peer, &PeerRecord::default()), peer_row(&peer, &place)]),
+        rows("trust.hf", vec![trust_row(&peer, &TrustRecord::default(), now), trust_row(&peer, &full, now)]),
+        rows("invites.hf", invites::samples()),
+        rows("peers.hf", vec![peer_row(&peer, &PeerRecord::default()), peer_row(&peer, &place)]),
         rows(
             "sessions.hf",
-            [session(SessionState::Active), session(SessionState::Closed { reason: EndReason::Lost, at: now })],
+            vec![session(SessionState::Active), session(SessionState::Closed { reason: EndReason::Lost, at: now })],
         ),
     ]
 }

@@ -11,7 +11,9 @@ mod dump;
 mod events;
 mod id;
 mod init;
+mod join;
 mod lock;
+mod network;
 mod recover;
 mod run;
 #[cfg(test)]
@@ -73,6 +75,7 @@ pub fn carry_out(cli: &Cli) -> Result<Verdict, ApiError> {
         Command::Init(arguments) => init::init(&context, arguments),
         Command::Id => id::id(&context),
         Command::Run(arguments) => run::run(&context, arguments),
+        Command::Join(arguments) => join::join(&context, arguments),
         Command::Storm(arguments) => storm::storm(&context, arguments),
         Command::Config(ConfigCommand::Show) => config::show(&context),
         Command::Store(StoreCommand::Check) => store::check(&context),
@@ -85,6 +88,8 @@ pub fn carry_out(cli: &Cli) -> Result<Verdict, ApiError> {
 async fn ask(context: &Context<'_>, command: &Command) -> Result<Verdict, ApiError> {
     match command {
         Command::Trust(arguments) => change::trust(context, arguments).await,
+        Command::Network(command) => network::network(context, command).await,
+        Command::Invite(arguments) => network::invite(context, arguments).await,
         Command::Reject(arguments) => change::reject(context, arguments).await,
         Command::Revoke(arguments) => change::revoke(context, arguments).await,
         Command::Block(arguments) => change::block(context, arguments).await,
@@ -103,6 +108,7 @@ async fn ask(context: &Context<'_>, command: &Command) -> Result<Verdict, ApiErr
         | Command::Id
         | Command::Run(_)
         | Command::Config(_)
+        | Command::Join(_)
         | Command::Store(_)
         | Command::Storm(_) => Ok(Verdict::Done),
     }

@@ -21,8 +21,8 @@ use std::sync::Arc;
 
 use handfast_protocol::{PeerId, SecretKey};
 use handfast_trust::{
-    DamageFault, DirectoryLock, Drainer, DrainerThread, Edge, FileKind, Floor, Medium, PeerRecord, RealDir, Record,
-    Revision, SalvageReport, Salvaged, SessionRecord, Site, StoreError, TrustRecord, Urgency, check, create_at,
+    DamageFault, DirectoryLock, Drainer, DrainerThread, Edge, FileKind, Floor, Medium, NetRecord, PeerRecord, RealDir,
+    Record, Revision, SalvageReport, Salvaged, SessionRecord, Site, StoreError, TrustRecord, Urgency, check, create_at,
     remove_leftovers, salvage, set_aside,
 };
 use serde::Serialize;
@@ -92,8 +92,9 @@ fn recover_directory(directory: &DataDir, keep_grants: bool, _lock: &DirectoryLo
     ] {
         reply.set_aside.extend(aside);
     }
-    reply.recovered = !reply.set_aside.is_empty();
     let floor = Floor::read(&mut medium, &owner);
+    reply.recovered = begin_networks_anew(&mut medium, &owner, floor.as_ref().ok(), &mut reply.set_aside)?;
+    reply.recovered |= !reply.set_aside.is_empty();
     let report = check::<TrustRecord, _>(&mut medium, Some(&owner), &floor.unwrap_or_default());
     reply.revision = report.revision.0;
     match (report.error, floor) {
@@ -127,6 +128,33 @@ fn set_aside_if_damaged<R: Record>(medium: &mut RealDir, owner: &[u8; 32]) -> Re
         Some(StoreError::Damaged { .. }) => Ok(Some(set_aside(medium, R::KIND, report.revision)?)),
         Some(error) => Err(error.into()),
     }
+}
+
+/// Without `invites.hf` this node is in no network: nothing that rests on one counts, and nobody is let in, which is
+/// safe. Its expulsions come back from the members with the next join. True when it was begun anew.
+fn begin_networks_anew(
+    medium: &mut RealDir,
+    owner: &[u8; 32],
+    floor: Option<&Floor>,
+    set_aside_names: &mut Vec<String>,
+) -> Result<bool, ApiError> {
+    let floor = floor.copied().unwrap_or_default();
+    let is_there = medium.exists(FileKind::Invites.file_name())?;
+    if !is_there && floor.invites == Revision::ZERO {
+        return Ok(false);
+    }
+    let report = check::<NetRecord, _>(medium, Some(owner), &floor);
+    let Some(error) = report.error else {
+        return Ok(false);
+    };
+    refuse_what_is_not_ours(error)?;
+    if is_there {
+        set_aside_names.push(set_aside(medium, FileKind::Invites, report.revision)?);
+    }
+    // A crash here leaves it missing, which is as closed as before.
+    let site = Site::new(*owner, entropy::bytes()?, Arc::new(MonotonicClock::start()));
+    create_at::<NetRecord, _>(medium, &site, report.revision.max(floor.invites).next())?;
+    Ok(true)
 }
 
 /// A file of another node or of a newer version is not damaged, and a file that cannot be read is not lost.
@@ -330,6 +358,9 @@ fn recover_text(reply: &RecoverReply) -> String {
     let mut text = String::new();
     for name in &reply.set_aside {
         text.push_str(&format!("Set aside: {name}\n"));
+    }
+    if reply.set_aside.iter().any(|name| name.starts_with(FileKind::Invites.file_name())) {
+        text.push_str("This node is in no network any more: join again with new tickets, and make new invites.\n");
     }
     let (kept, dropped) = (&reply.kept, &reply.dropped);
     text.push_str(&format!(

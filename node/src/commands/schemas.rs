@@ -215,6 +215,7 @@ fn explanations_are_as_their_schemas_say() {
         storage: Storage { last_error: Some("x".into()), ..Storage::default() },
         data_dir: "/d".into(),
         listen: Vec::new(),
+        networks: vec![network_row()],
     };
     check(schema!("status"), status);
     check(schema!("recover"), super::recover::RecoverReply::default());
@@ -222,11 +223,88 @@ fn explanations_are_as_their_schemas_say() {
     check(schema!("config"), super::config::ConfigReply { settings });
 }
 
+fn network_row() -> NetworkRow {
+    NetworkRow {
+        network: "hfnet1x".into(),
+        name: "lab".into(),
+        authority: false,
+        role: Some("member".into()),
+        standing: "member".into(),
+        until: Some(at()),
+        joined_at: at(),
+        members: 2,
+        trusted: 1,
+        joining: true,
+        rule: true,
+    }
+}
+
+#[test]
+fn replies_about_networks_are_as_their_schemas_say() {
+    let (network, name) = (|| "hfnet1x".to_owned(), || "lab".to_owned());
+    check(schema!("network"), NetworkReply { network: network(), name: name(), revision: 1, durable: true });
+    let expelled = MemberReply {
+        network: network(),
+        peer_id: id(),
+        standing: "expelled".into(),
+        revision: 1,
+        durable: true,
+        sessions_closed: 1,
+    };
+    check(schema!("member"), expelled);
+    let mut ended = network_row();
+    (ended.role, ended.until, ended.standing) = (None, None, "ended".into());
+    check(schema!("networks"), NetworksReply { networks: vec![network_row(), ended] });
+    let mut row = MemberRow {
+        peer_id: id(),
+        short: "hf1xxxxxxxx".into(),
+        standing: "member".into(),
+        role: Some("sponsor".into()),
+        sponsor: Some(id()),
+        until: Some(at()),
+        state: Some("trusted".into()),
+    };
+    check(schema!("members"), MembersReply { network: network(), members: vec![row.clone()] });
+    (row.role, row.sponsor, row.until, row.state) = (None, None, None, None);
+    check(schema!("members"), MembersReply { network: network(), members: vec![row] });
+    let invite = InviteReply {
+        ticket: "hfinv1x".into(),
+        invite: "00".into(),
+        network: network(),
+        uses: 1,
+        expires_at: at(),
+        addresses: vec!["192.0.2.1:1".into()],
+        revision: 1,
+        durable: true,
+    };
+    assert!(!format!("{invite:?}").contains("hfinv1"));
+    check(schema!("invite"), invite);
+    let row = InviteRow {
+        invite: "00".into(),
+        network: network(),
+        uses: 2,
+        used: 1,
+        made_at: at(),
+        expires_at: at(),
+        state: "open".into(),
+    };
+    check(schema!("invites"), InvitesReply { invites: vec![row] });
+    check(schema!("invite-revoke"), InviteRevokeReply { invite: "00".into(), used: 1, revision: 1, durable: true });
+    let failure = JoinFailure { peer_id: id(), short: "hf1xxxxxxxx".into(), why: "x".into() };
+    let joined =
+        JoinReply { network: network(), name: name(), members: 2, trusted: 1, under_way: 0, failed: vec![failure] };
+    check(schema!("join"), joined);
+    let row = UndoRow { peer_id: id(), short: "hf1xxxxxxxx".into(), state: "revoked".into() };
+    check(schema!("undo"), UndoReply { rule: "allow".into(), dry_run: true, undone: vec![row], durable: true });
+    assert!(!format!("{:?}", JoinRequest { ticket: "hfinv1x".into(), operation_id: None }).contains("hfinv1"));
+}
+
 #[test]
 fn dumped_records_are_as_their_schemas_say() {
     for (schema, rows) in super::dump::samples() {
         let schema = match schema {
             "trust.hf" => schema!("dump-trust"),
+            "invites.hf" => schema!("dump-invites"),
             "peers.hf" => schema!("dump-peers"),
             _ => schema!("dump-sessions"),
         };

@@ -163,6 +163,11 @@ fn status_text(reply: &StatusReply) -> String {
     if counts.undelivered > 0 {
         rows.push(("Not delivered", counted(counts.undelivered, "statement", "statements")));
     }
+    for network in &reply.networks {
+        let joining = if network.joining { ", still joining" } else { "" };
+        let value = format!("{}: {} of {} members trusted{joining}", network.name, network.trusted, network.members);
+        rows.push(("Network", value));
+    }
     if let Some(error) = &reply.storage.last_error {
         let failures = counted(u64::from(reply.storage.failures_in_a_row), "failure", "failures");
         rows.push(("Disk", format!("{error} ({failures} in a row)")));
@@ -238,6 +243,7 @@ mod tests {
             storage: Storage { failures_in_a_row: 3, last_error: Some("no space".into()), ..Storage::default() },
             data_dir: "/d".into(),
             listen: Vec::new(),
+            networks: Vec::new(),
         };
         let text = status_text(&reply);
         for part in ["no node is running", "9, on the disk up to 7", "2 trusted", "1 statement", "writing fails"] {

@@ -4,8 +4,8 @@
 
 use data_encoding::HEXLOWER;
 use handfast_trust::{
-    FLOOR_FILE, FileKind, FileReport, Floor, Medium, PeerRecord, RealDir, Revision, SessionRecord, StoreError,
-    TrustRecord, check as check_file,
+    FLOOR_FILE, FileKind, FileReport, Floor, Medium, NetRecord, PeerRecord, RealDir, Revision, SessionRecord,
+    StoreError, TrustRecord, check as check_file,
 };
 
 use super::lock::{Patience, acquire};
@@ -56,6 +56,10 @@ pub(super) fn check_all(directory: &DataDir) -> Result<Vec<FileRow>, ApiError> {
     }
     let owner = owner.as_ref();
     rows.push(file_row(check_file::<TrustRecord, _>(&mut medium, owner, &floor)));
+    // A node that was never in a network, of an older program, has none.
+    if medium.exists(FileKind::Invites.file_name())? || floor.of(FileKind::Invites) > Revision::ZERO {
+        rows.push(file_row(check_file::<NetRecord, _>(&mut medium, owner, &floor)));
+    }
     // Those begin anew when they are missing.
     if medium.exists(FileKind::Peers.file_name())? {
         rows.push(file_row(check_file::<PeerRecord, _>(&mut medium, owner, &floor)));

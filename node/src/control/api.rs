@@ -3,7 +3,11 @@
 //!
 //! Stable: fields may be added, never renamed or removed. `node/schemas` holds the JSON Schema of each.
 
+mod networks;
+
 use serde::{Deserialize, Serialize};
+
+pub use self::networks::*;
 
 /// Version of every object.
 pub const VERSION: u32 = 1;
@@ -262,6 +266,8 @@ pub struct StatusReply {
     pub data_dir: String,
     /// Empty when no node is running.
     pub listen: Vec<String>,
+    /// How far this node is with the members of each network.
+    pub networks: Vec<NetworkRow>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -127,6 +127,7 @@ mod tests {
             storage: Storage { fsyncs: 12, failures_in_a_row: 4, ..Storage::default() },
             data_dir: "/d".into(),
             listen: Vec::new(),
+            networks: Vec::new(),
         };
         let mut holds = HoldTimesSnapshot { counts: [0; HOLD_BUCKETS], max: Duration::from_nanos(1_500) };
         holds.counts[10] = 999;

@@ -8,6 +8,8 @@
 //!
 //! Not here: what the requests do (`operations`), how a repeat is recognised (`once`).
 
+mod networks;
+
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -190,6 +192,7 @@ fn router(api: Api) -> Router {
         .route("/v1/unblock", post(unblock))
         .route("/v1/ping", post(ping))
         .route("/metrics", get(metrics_text))
+        .merge(networks::routes())
         .fallback(|| std::future::ready(failed(StatusCode::NOT_FOUND, no_such("path"))))
         .method_not_allowed_fallback(|| std::future::ready(failed(StatusCode::METHOD_NOT_ALLOWED, no_such("method"))))
         .layer(axum::middleware::map_response(name_directory))

@@ -135,6 +135,7 @@ fn a_peer_record_has_these_bytes() {
         signed_epoch: 5,
         observed: source(),
         last_seen: Some(UnixMillis(6)),
+        evidence: None,
     };
     check(&key(1).peer_id(), &record, include_str!("golden/peer_record.hex"));
 }

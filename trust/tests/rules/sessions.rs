@@ -221,3 +221,45 @@ fn a_session_record_tells_what_it_was() {
     assert!(record.is_active() && record.incarnation == RUN && record.opened_at == NOON);
     stop(drainer);
 }
+
+#[test]
+fn a_full_address_book_drops_who_was_useful_least_recently_and_keeps_whom_it_must() {
+    let mut disk = Disk::new();
+    let (store, drainer) = disk.open::<PeerRecord>();
+    let ids: Vec<_> = (0..40).map(|number| Peer::new(number).id()).collect();
+    for (age, peer) in ids.iter().enumerate() {
+        let seen = (age >= 10).then(|| NOON.plus(age as u64));
+        peers::update(&store, *peer, |record| {
+            record.observed = Some(remote());
+            record.last_seen = seen;
+        });
+    }
+    let has = |age: usize| store.read(|table| table.get(&ids[age]).is_some());
+    assert_eq!(peers::trim(&store, 40, |_| false), 0, "there is room");
+    // Eight are too many, and a sixteenth of 32 goes too: nine of the ten that were never met, and the one met longest ago.
+    assert_eq!(peers::trim(&store, 32, |peer| *peer == ids[3]), 10);
+    assert!(has(3));
+    assert_eq!((0..10).filter(|age| has(*age)).count(), 1);
+    assert!(!has(10) && (11..40).all(has));
+    // However full it is: who must be kept stays.
+    assert_eq!(peers::trim(&store, 1, |_| true), 0);
+    stop(drainer);
+}
+
+#[test]
+fn what_a_peer_signed_comes_back_whole_and_is_passed_on_until_it_ends() {
+    let mut record = PeerRecord { last_seen: Some(NOON), ..PeerRecord::default() };
+    let evidence = signed(5, &["192.0.2.5:1", "127.0.0.1:1"]);
+    record.take_signed(&evidence, false);
+    let peer = evidence.record.peer;
+    let mut bytes = Vec::new();
+    record.encode(&mut bytes);
+    assert_eq!(PeerRecord::decode(&peer, &bytes), Ok(record.clone()));
+    assert!(PeerRecord::decode(&Peer::new(9).id(), &bytes).is_err(), "it is of its own peer");
+    let ends = evidence.record.expires_at;
+    assert_eq!(peers::to_relay(&record, UnixMillis(ends.0 - 1)), Some(&evidence));
+    assert_eq!(peers::to_relay(&record, ends), None);
+    assert_eq!(record.claims().len(), 1);
+    record.observed = Some(record.signed[0]);
+    assert_eq!(record.claims(), [], "somebody was there");
+}

@@ -1,0 +1,222 @@
+//! Joining a network, and staying in it.
+//!
+//! ```text
+//! conversation   the two drivers of a join stream
+//! spread         what an exchange shows of networks; expulsions passed on
+//! upkeep         joins that a restart found half-done, rosters read again, certificates renewed
+//! ```
+//!
+//! A join, step by step: dial the inviter, pinned by the ticket; redeem; read expulsions and roster; exchange with the
+//! inviter, so that it has our address for whoever joins after us; read the roster again, which now has everybody who
+//! could not find us on it; let the network's rule grant to every member, and leave the rest to the outbox, which is
+//! bounded, retries with backoff and flies singly. Of two that join at once, the one whose second reading came later
+//! has found the other: both redemptions and both addresses come before either's second reading ends.
+//!
+//! Invariant: once the certificate is durable, nothing that an operator does is needed any more (`upkeep`).
+
+pub mod conversation;
+mod spread;
+pub mod upkeep;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use handfast_protocol::join::{Errand, JoinFault};
+use handfast_protocol::{Address, NetworkId, PeerId, Ticket};
+use handfast_trust::networks::Joined;
+use handfast_trust::trust_record::TrustState;
+use handfast_trust::{Backoff, NetworkRefusal, RetryPolicy};
+use rand::rngs::StdRng;
+
+use self::conversation::{ConversationFault, converse};
+use crate::clock::unix_now;
+use crate::control::api::{JoinFailure, JoinReply};
+use crate::driver;
+use crate::engine::{ContactFault, Engine};
+use crate::registry::Link;
+use crate::transport::DialError;
+
+/// How long an inviter that does not answer is tried.
+const POLICY: RetryPolicy = RetryPolicy {
+    first: Duration::from_millis(250),
+    cap: Duration::from_secs(4),
+    deadline: Some(Duration::from_secs(20)),
+};
+/// Members that are granted to before other tasks get their turn.
+const ENLIST_AT_ONCE: usize = 32;
+/// Failures that a reply names.
+const FAILURES_SHOWN_MAX: usize = 100;
+
+/// Why a join did not come to its certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum JoinError {
+    /// The inviter was not reached.
+    #[error("{0}")]
+    Unreached(ContactFault),
+    /// The conversation with it failed.
+    #[error("{0}")]
+    Conversation(JoinFault),
+    /// What it gave cannot be kept here.
+    #[error("{0}")]
+    Network(NetworkRefusal),
+}
+
+impl From<ConversationFault> for JoinError {
+    fn from(fault: ConversationFault) -> JoinError {
+        match fault {
+            ConversationFault::Join(fault) => JoinError::Conversation(fault),
+            ConversationFault::Network(refusal) => JoinError::Network(refusal),
+        }
+    }
+}
+
+impl JoinError {
+    /// Whether the same may go well a moment later.
+    fn is_passing(&self) -> bool {
+        match self {
+            JoinError::Unreached(ContactFault::Dial { fault, .. }) => {
+                !matches!(fault, DialError::WrongKey { .. } | DialError::Myself)
+            }
+            JoinError::Unreached(fault) => matches!(fault, ContactFault::TooMany | ContactFault::Exchange(_)),
+            JoinError::Conversation(fault) => {
+                matches!(fault, JoinFault::Busy(_) | JoinFault::TimedOut | JoinFault::Closed | JoinFault::NotDurable)
+            }
+            JoinError::Network(_) => false,
+        }
+    }
+}
+
+impl Engine {
+    /// Redeems a ticket and hands every member to the outbox. Asking again with the same ticket changes nothing that
+    /// is done already. Returns when the certificate and the roster are here.
+    ///
+    /// # Errors
+    /// As [`JoinError`] says; what may pass is tried again for [`POLICY`]'s time.
+    pub async fn join(self: &Arc<Engine>, ticket: &Ticket, mut rng: StdRng) -> Result<NetworkId, JoinError> {
+        let mut backoff = Backoff::new(POLICY);
+        loop {
+            let error = match self.join_once(ticket).await {
+                Ok(()) => return Ok(ticket.network),
+                Err(error) => error,
+            };
+            let again = backoff.failed(self.clock.now(), &mut rng).filter(|_| error.is_passing());
+            let Some(at) = again else {
+                return Err(error);
+            };
+            tracing::debug!(%error, "the join is tried again");
+            tokio::time::sleep(at.since(self.clock.now())).await;
+        }
+    }
+
+    async fn join_once(self: &Arc<Engine>, ticket: &Ticket) -> Result<(), JoinError> {
+        let Ticket { network, name, inviter, addresses, secret, .. } = ticket;
+        if self.book.state(inviter, unix_now()) == TrustState::Blocked {
+            return Err(JoinError::Unreached(ContactFault::NotAllowed));
+        }
+        let link = self.link_to(*inviter, addresses).await.map_err(JoinError::Unreached)?;
+        let joined = Joined { name: name.clone(), inviter: *inviter, addresses: addresses.clone() };
+        let errand = Errand::Redeem { network: *network, secret: secret.clone() };
+        let outcome = async {
+            converse(self, &link, errand, Some(&joined)).await?;
+            self.meet(*network, &link).await
+        };
+        let outcome = outcome.await;
+        if outcome.is_err() && !link.is_session() {
+            link.retire(handfast_protocol::CloseCode::Done);
+        }
+        outcome
+    }
+
+    /// Goes on with a join that has its certificate.
+    ///
+    /// # Errors
+    /// As [`Engine::join`], tried once.
+    pub async fn resume_join(
+        self: &Arc<Engine>,
+        network: NetworkId,
+        inviter: PeerId,
+        addresses: &[Address],
+    ) -> Result<(), JoinError> {
+        let link = self.link_to(inviter, addresses).await.map_err(JoinError::Unreached)?;
+        self.read_roster(network, &link).await?;
+        self.meet(network, &link).await
+    }
+
+    /// The rest of a join, over a connection with a member whose membership is known.
+    async fn meet(self: &Arc<Engine>, network: NetworkId, link: &Arc<Link>) -> Result<(), JoinError> {
+        // Where its rule has no budget left, the peer is asked all the same, and finds our address.
+        if let Ok(updated) = self.book.enlist(link.peer, network, unix_now()) {
+            self.settle(link.peer, &updated);
+        }
+        let exchanged = driver::initiate(self, link).await;
+        let read = self.read_roster(network, link).await;
+        self.after_exchange(link, &exchanged, true);
+        read?;
+        self.enlist_members(network).await;
+        self.networks.roster_is_read(network).map_err(JoinError::Network)?;
+        Ok(())
+    }
+
+    /// Reads expulsions and roster from the peer of `link`.
+    async fn read_roster(self: &Arc<Engine>, network: NetworkId, link: &Link) -> Result<(), JoinError> {
+        let proof = self.networks.proof(network, self.book.me(), unix_now());
+        let proof = proof.ok_or(JoinError::Network(NetworkRefusal::NotHere))?;
+        Ok(converse(self, link, Errand::Resume(Box::new(proof)), None).await?)
+    }
+
+    /// Lets the network's rule grant to every member that nothing has been said to. Who finds no budget now is taken up
+    /// when the roster is read again.
+    async fn enlist_members(self: &Arc<Engine>, network: NetworkId) {
+        let roster = self.networks.roster(network, unix_now());
+        for members in roster.chunks(ENLIST_AT_ONCE) {
+            for peer in members.iter().filter(|peer| **peer != self.book.me()) {
+                if let Ok(updated) = self.book.enlist(*peer, network, unix_now()) {
+                    self.settle(*peer, &updated);
+                }
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// How far a join has come: with whom trust is mutual, with whom not yet, and why.
+    pub fn join_progress(&self, network: NetworkId) -> Option<JoinReply> {
+        let now = unix_now();
+        let name = self.networks.members().here(&network)?.name.as_str().to_owned();
+        let mut reply =
+            JoinReply { network: network.to_string(), name, members: 0, trusted: 0, under_way: 0, failed: Vec::new() };
+        for peer in self.networks.roster(network, now).into_iter().filter(|peer| *peer != self.book.me()) {
+            reply.members += 1;
+            if self.book.state(&peer, now) == TrustState::Trusted {
+                reply.trusted += 1;
+                continue;
+            }
+            match self.why_not_yet(&peer) {
+                None => reply.under_way += 1,
+                Some(why) if reply.failed.len() < FAILURES_SHOWN_MAX => {
+                    reply.failed.push(JoinFailure { peer_id: peer.to_string(), short: peer.short(), why });
+                }
+                Some(_) => {}
+            }
+        }
+        Some(reply)
+    }
+
+    /// Why a member is not trusted; `None` while it is tried for the first time.
+    fn why_not_yet(&self, peer: &PeerId) -> Option<String> {
+        let now = unix_now();
+        let Some(record) = self.book.record(peer) else {
+            return Some("the rule's budget is used up; it is tried again later".to_owned());
+        };
+        match self.book.state_of(peer, &record, now) {
+            state @ (TrustState::Revoked | TrustState::Refused | TrustState::Blocked) => {
+                Some(format!("its state is {state}"))
+            }
+            TrustState::Pending => Some("this node's rule has not granted: its budget is used up".to_owned()),
+            _ => match self.last_fault(peer) {
+                Some(fault) => Some(format!("not reached: {fault}")),
+                None if record.is_delivered() => Some("it has our grant and has not returned it".to_owned()),
+                None => None,
+            },
+        }
+    }
+}
