@@ -2,18 +2,18 @@
 
 #![allow(clippy::unwrap_used, reason = "what fails in a suite is to be seen")]
 
-mod fleet;
+mod nodes;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-use fleet::Home;
 use handfast::control::api::{PeerRequest, TrustRequest};
 use handfast::node::Node;
 use handfast::storm::slow_medium::{SlowMedium, Wait};
 use handfast_protocol::{Kind, PeerId, SecretKey, UnixMillis};
 use handfast_trust::TrustState;
+use nodes::Home;
 use tokio::time::{MissedTickBehavior, timeout};
 
 /// No event for so long means that none will come.

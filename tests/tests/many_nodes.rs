@@ -3,15 +3,15 @@
 
 #![allow(clippy::unwrap_used, reason = "what fails in a suite is to be seen")]
 
-mod fleet;
+mod nodes;
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use fleet::Home;
 use handfast::control::api::TrustRequest;
 use handfast::node::Node;
 use handfast_protocol::PeerId;
+use nodes::Home;
 use tokio::time::timeout;
 
 const NODES: usize = 20;

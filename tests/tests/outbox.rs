@@ -2,14 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "what fails in a suite is to be seen")]
 
-mod fleet;
+mod nodes;
 
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use fleet::Home;
 use handfast::control::api::{PeerRequest, TrustRequest};
 use handfast_protocol::SecretKey;
+use nodes::Home;
 use tokio::time::timeout;
 
 /// No event for so long means that none will come.

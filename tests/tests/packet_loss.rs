@@ -8,7 +8,7 @@
 #![allow(clippy::unwrap_used, reason = "what fails in a suite is to be seen")]
 #![allow(clippy::print_stdout, reason = "what was drawn, and how it went")]
 
-mod fleet;
+mod nodes;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -16,10 +16,10 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use fleet::Home;
 use handfast::control::api::TrustRequest;
 use handfast::node::Node;
 use handfast_protocol::PeerId;
+use nodes::Home;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use tokio::net::UdpSocket;
