@@ -284,7 +284,9 @@ impl Engine {
             }
             return;
         }
-        if opened_here && !(link.is_session() && exchanged.says_later()) {
+        // Who opens an exchange and hangs in it, or breaks it, has no more time on this connection.
+        let hangs = exchanged.result.is_err() && !exchanged.says_later() && !link.is_session();
+        if hangs || (opened_here && !(link.is_session() && exchanged.says_later())) {
             link.retire(CloseCode::Done);
         }
     }

@@ -26,8 +26,8 @@ use crate::transport::{CloseReason, close_reason, peer_of};
 
 /// How long TLS may take.
 const TLS_DEADLINE: Duration = Duration::from_secs(5);
-/// How long a connection that is no session may be without an exchange.
-const LINGER: Duration = Duration::from_secs(5);
+/// How long a connection that is no session may be without an exchange; it is gone before twice that.
+const LINGER: Duration = Duration::from_secs(4);
 /// How long an exchange waits for the one before it on its connection: as long as that may wait for the disk. Its
 /// opener may have seen that one end a moment before we do, and a revoke must not be turned away for that.
 const TURN_PATIENCE: Duration = Duration::from_millis(DURABLE_DEADLINE_MS);

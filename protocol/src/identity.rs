@@ -4,6 +4,7 @@
 //! point that is not of small order. Record files are the one exception: their digest chain already vouches for the
 //! bytes, and a million decompressions would cost seconds ([`PeerId::from_stored`]).
 
+use std::cell::RefCell;
 use std::fmt;
 use std::str::FromStr;
 
@@ -43,15 +44,36 @@ pub enum IdentityFault {
     NotAnId,
 }
 
+/// Keys that a thread remembers having checked: a handshake asks for the same two about eight times.
+const REMEMBERED: usize = 32;
+
+thread_local! {
+    static CHECKED: RefCell<[Option<VerifyingKey>; REMEMBERED]> = const { RefCell::new([None; REMEMBERED]) };
+}
+
+/// The key with these bytes, decompressed; that is an exponentiation, 5 us, where the thread does not remember it. Many
+/// keys of one place push each other out, which costs only that.
 fn checked(bytes: [u8; 32]) -> Result<VerifyingKey, IdentityFault> {
+    let place = usize::from(bytes[0]) % REMEMBERED;
+    let known = CHECKED.try_with(|keys| keys.borrow()[place]).ok().flatten();
+    if let Some(known) = known.filter(|known| *known.as_bytes() == bytes) {
+        return Ok(known);
+    }
     let key = VerifyingKey::from_bytes(&bytes).map_err(|_| IdentityFault::NotAKey)?;
-    if key.to_edwards().compress().to_bytes() != bytes {
+    if !is_reduced(&bytes) {
         return Err(IdentityFault::NotAKey);
     }
     if key.is_weak() {
         return Err(IdentityFault::SmallOrder);
     }
+    // A thread that is ending remembers nothing.
+    let _ = CHECKED.try_with(|keys| keys.borrow_mut()[place] = Some(key));
     Ok(key)
+}
+
+/// True where y is below p = 2^255 - 19. The other encoding that is not canonical, x = 0 with a sign, is of small order.
+fn is_reduced(bytes: &[u8; 32]) -> bool {
+    bytes[31] & 0x7f != 0x7f || bytes[1..31].iter().any(|byte| *byte != 0xff) || bytes[0] < 0xed
 }
 
 fn from_bech32(hrp: Hrp, text: &str) -> Result<[u8; 32], IdentityFault> {
@@ -101,7 +123,7 @@ macro_rules! key_id {
 
             /// `verify_strict` of ed25519-dalek: cofactorless, refuses small-order keys and points.
             pub(crate) fn verify(&self, message: &[u8], signature: &[u8; 64]) -> bool {
-                VerifyingKey::from_bytes(&self.0)
+                checked(self.0)
                     .is_ok_and(|key| key.verify_strict(message, &Signature::from_bytes(signature)).is_ok())
             }
         }
@@ -293,10 +315,28 @@ mod tests {
     }
 
     #[test]
+    fn a_key_that_was_checked_is_known_by_all_of_its_bytes() {
+        let known = peer(3);
+        for change in 0..32 {
+            let mut bytes = *known.as_bytes();
+            assert_eq!(PeerId::from_bytes(bytes), Ok(known));
+            bytes[change] ^= 0x40;
+            let fresh = std::thread::spawn(move || PeerId::from_bytes(bytes)).join().unwrap();
+            assert_eq!(PeerId::from_bytes(bytes), fresh, "byte {change}");
+        }
+    }
+
+    #[test]
     fn keys_that_name_nobody_are_refused() {
         let mut small_order = [0; 32];
         small_order[0] = 1;
         assert_eq!(PeerId::from_bytes(small_order), Err(IdentityFault::SmallOrder));
+        // The same point with a sign that it cannot have; the greatest of what is not below p; what is one below p.
+        small_order[31] = 0x80;
+        assert!(PeerId::from_bytes(small_order).is_err());
+        let below_p = |first: u8| [[first].as_slice(), &[0xff; 30], &[0x7f]].concat().try_into().unwrap();
+        assert!([0xed, 0xee, 0xff].iter().all(|first| !is_reduced(&below_p(*first))));
+        assert!(is_reduced(&below_p(0xec)));
         // y = p + 1 encodes the same point as y = 1.
         let mut not_canonical = [0xff; 32];
         not_canonical[0] = 0xee;

@@ -1,0 +1,121 @@
+//! What a handshake costs beside its floor: `cargo bench -p handfast-benches --bench handshake -- [OPTIONS]`.
+//!
+//! Three contenders in turns within one run: bare quinn and rustls, tuned as a node is; the same with the defaults of
+//! quinn, rustls and the system's allocator; and `handfast storm`, whose handshakes are signed, verified, stored, synced
+//! and receipted on both ends. Each has its load and its server in two processes on this machine. Figures are
+//! `median (min..max)` over the rounds; timings are shown, never asserted.
+#![allow(clippy::print_stdout, reason = "tables are what this program is for")]
+#![allow(clippy::cast_precision_loss)]
+
+mod bare;
+mod keys;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+use handfast_benches::Table;
+use serde_json::Value;
+
+/// What the node's program has too; bare quinn with defaults runs in a program without it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const COLUMNS: &[&str] = &["", "handshakes/s", "CPU us, both ends", "p50 us", "p99 us", "of the tuned rate"];
+const ROWS: [&str; 3] = ["bare quinn, tuned", "bare quinn, defaults", "handfast storm"];
+const USAGE: &str = "\
+cargo bench -p handfast-benches --bench handshake -- [OPTIONS]
+
+  --peers N        handshakes of one measurement [10000]
+  --concurrency C  at once [64]
+  --rounds N       how often each is made [5]
+  --program PATH   the program handfast [beside this one; build it before: cargo build --release]
+";
+
+struct Options {
+    peers: u64,
+    concurrency: u64,
+    rounds: usize,
+    program: PathBuf,
+}
+
+impl Options {
+    fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Options> {
+        let here = std::env::current_exe()?;
+        let beside = here.parent().and_then(Path::parent).context("this program is nowhere")?.join("handfast");
+        let mut out = Options { peers: 10_000, concurrency: 64, rounds: 5, program: beside };
+        while let Some(option) = arguments.next() {
+            let value = arguments.next().with_context(|| format!("{option} needs a value\n\n{USAGE}"))?;
+            match option.as_str() {
+                "--peers" => out.peers = value.parse()?,
+                "--concurrency" => out.concurrency = value.parse()?,
+                "--rounds" => out.rounds = value.parse()?,
+                "--program" => out.program = PathBuf::from(value),
+                _ => bail!("unknown option {option}\n\n{USAGE}"),
+            }
+        }
+        Ok(out)
+    }
+}
+
+/// Rate, CPU of both ends, p50 and p99.
+type Figures = [f64; 4];
+
+fn main() -> Result<()> {
+    let mut arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(done) = bare::process(&arguments) {
+        return done;
+    }
+    // `cargo test --all-targets` runs this without it: there is nothing to test.
+    if !arguments.iter().any(|argument| argument == "--bench") {
+        return Ok(());
+    }
+    arguments.retain(|argument| argument != "--bench");
+    let options = Options::parse(arguments.into_iter())?;
+    println!("{} handshakes, {} at once, {} rounds", options.peers, options.concurrency, options.rounds);
+    let here = std::env::current_exe()?;
+    let mut table = Table::new(COLUMNS);
+    for _ in 0..options.rounds {
+        let tuned = bare(&here, "tuned", &options)?;
+        let default = bare(Path::new(env!("CARGO_BIN_EXE_bare-defaults")), "default", &options)?;
+        let storm = storm(&options)?;
+        for (label, figures) in ROWS.into_iter().zip([tuned, default, storm]) {
+            let [rate, cpu, p50, p99] = figures;
+            table.add(label, &[rate, cpu, p50, p99, rate / tuned[0]]);
+        }
+    }
+    println!("{}", table.show());
+    Ok(())
+}
+
+fn bare(program: &Path, knobs: &str, options: &Options) -> Result<Figures> {
+    let counts = [options.peers.to_string(), options.concurrency.to_string()];
+    let said = output(Command::new(program).args([bare::CLIENT, knobs]).args(counts))?;
+    let figures = said.split_whitespace().map(str::parse).collect::<Result<Vec<f64>, _>>()?;
+    figures.try_into().ok().context("the bare client said something else")
+}
+
+fn storm(options: &Options) -> Result<Figures> {
+    let counts = [options.peers.to_string(), options.concurrency.to_string()];
+    let [peers, concurrency] = &counts;
+    let storm = ["--json", "storm", "--peers", peers, "--concurrency", concurrency];
+    let report: Value = serde_json::from_str(&output(Command::new(&options.program).args(storm))?)?;
+    let number = |place: &str| report.pointer(place).and_then(Value::as_f64).context("the report lacks a figure");
+    if number("/failed")? > 0.0 {
+        bail!("handshakes of the storm failed: {report}");
+    }
+    Ok([
+        number("/rate_per_s")?,
+        number("/cpu_us_per_handshake")?,
+        number("/latency_us/p50")?,
+        number("/latency_us/p99")?,
+    ])
+}
+
+fn output(command: &mut Command) -> Result<String> {
+    let output = command.output().with_context(|| format!("{command:?}"))?;
+    if !output.status.success() {
+        bail!("{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(String::from_utf8(output.stdout)?)
+}
