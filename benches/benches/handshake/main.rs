@@ -8,6 +8,7 @@
 #![allow(clippy::cast_precision_loss)]
 
 mod bare;
+mod conditions;
 mod keys;
 
 use std::path::{Path, PathBuf};
@@ -24,8 +25,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const COLUMNS: &[&str] = &["", "handshakes/s", "CPU us, both ends", "p50 us", "p99 us", "of the tuned rate"];
 const ROWS: [&str; 3] = ["bare quinn, tuned", "bare quinn, defaults", "handfast storm"];
 const USAGE: &str = "\
-cargo bench -p handfast-benches --bench handshake -- [OPTIONS]
+cargo bench -p handfast-benches --bench handshake -- [conditions] [OPTIONS]
 
+  conditions       storms beyond what the node can do, and beside slow disks, slow peers and floods
   --peers N        handshakes of one measurement [10000]
   --concurrency C  at once [64]
   --rounds N       how often each is made [5]
@@ -71,8 +73,12 @@ fn main() -> Result<()> {
         return Ok(());
     }
     arguments.retain(|argument| argument != "--bench");
-    let options = Options::parse(arguments.into_iter())?;
+    let conditions = arguments.first().is_some_and(|word| word == "conditions");
+    let options = Options::parse(arguments.into_iter().skip(usize::from(conditions)))?;
     println!("{} handshakes, {} at once, {} rounds", options.peers, options.concurrency, options.rounds);
+    if conditions {
+        return conditions::run(&options);
+    }
     let here = std::env::current_exe()?;
     let mut table = Table::new(COLUMNS);
     for _ in 0..options.rounds {
@@ -98,18 +104,27 @@ fn bare(program: &Path, knobs: &str, options: &Options) -> Result<Figures> {
 fn storm(options: &Options) -> Result<Figures> {
     let counts = [options.peers.to_string(), options.concurrency.to_string()];
     let [peers, concurrency] = &counts;
-    let storm = ["--json", "storm", "--peers", peers, "--concurrency", concurrency];
-    let report: Value = serde_json::from_str(&output(Command::new(&options.program).args(storm))?)?;
-    let number = |place: &str| report.pointer(place).and_then(Value::as_f64).context("the report lacks a figure");
-    if number("/failed")? > 0.0 {
+    let report = report(options, &["--peers", peers, "--concurrency", concurrency])?;
+    if number(&report, "/failed")? > 0.0 {
         bail!("handshakes of the storm failed: {report}");
     }
     Ok([
-        number("/rate_per_s")?,
-        number("/cpu_us_per_handshake")?,
-        number("/latency_us/p50")?,
-        number("/latency_us/p99")?,
+        number(&report, "/rate_per_s")?,
+        number(&report, "/cpu_us_per_handshake")?,
+        number(&report, "/latency_us/p50")?,
+        number(&report, "/latency_us/p99")?,
     ])
+}
+
+/// The report of a storm, also of one whose truth was not good.
+fn report(options: &Options, arguments: &[&str]) -> Result<Value> {
+    let output = Command::new(&options.program).args(["--json", "storm"]).args(arguments).output()?;
+    serde_json::from_slice(&output.stdout)
+        .with_context(|| format!("{arguments:?}: {}", String::from_utf8_lossy(&output.stderr)))
+}
+
+fn number(report: &Value, place: &str) -> Result<f64> {
+    report.pointer(place).and_then(Value::as_f64).with_context(|| format!("the report lacks {place}"))
 }
 
 fn output(command: &mut Command) -> Result<String> {

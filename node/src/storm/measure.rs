@@ -73,6 +73,8 @@ pub struct Tally {
     /// The same since the last line of progress.
     pub recent: Histogram<u64>,
     pub kinds: [Outcomes; Kind::ALL.len()],
+    /// Of completed operations, by kind; in the order of [`Kind::ALL`].
+    pub latencies: Vec<Histogram<u64>>,
     pub slots: Vec<Slot>,
     pub faults: BTreeMap<String, u64>,
     /// When the last honest conversation was completed.
@@ -87,16 +89,26 @@ impl Tally {
     pub fn new() -> Result<Tally, ApiError> {
         let (latency, recent) = (histogram()?, histogram()?);
         let kinds = [Outcomes::default(); Kind::ALL.len()];
-        Ok(Tally { latency, recent, kinds, slots: Vec::new(), faults: BTreeMap::new(), last: Duration::ZERO })
+        let latencies = Kind::ALL.into_iter().map(|_| histogram()).collect::<Result<_, _>>()?;
+        Ok(Tally {
+            latency,
+            recent,
+            kinds,
+            latencies,
+            slots: Vec::new(),
+            faults: BTreeMap::new(),
+            last: Duration::ZERO,
+        })
     }
 
     /// A conversation of `kind` that did what it should, ended at `at`.
     pub fn completed(&mut self, kind: Kind, at: Duration, latency: Duration) {
         self.kinds[kind as usize].completed += 1;
+        let us = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
+        self.latencies[kind as usize].saturating_record(us);
         if !kind.is_honest() {
             return;
         }
-        let us = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
         self.latency.saturating_record(us);
         self.recent.saturating_record(us);
         self.last = self.last.max(at);

@@ -90,7 +90,11 @@ async fn storm(
     let load = Arc::new(load_for(plan, target)?);
     let interrupted = tokio::spawn(stop_when_interrupted(load.clone()));
     load.prepare().await;
-    let socket = own.as_ref().map(|own| Socket { control: own.control.clone(), data_dir: own.data_dir() });
+    let socket = own.as_ref().map(|own| Socket {
+        control: own.control.clone(),
+        data_dir: own.data_dir(),
+        process: own.process.clone(),
+    });
     let used = |own: Option<&OwnNode>| own.map(|own| own.cpu_us() + cpu_us("self").unwrap_or_default());
     let before = used(own.as_ref());
     let watch = Watch::begin(load.clone(), socket.clone(), progress)?;
@@ -109,6 +113,7 @@ async fn storm(
         Some(mut own) => {
             if let Some(socket) = &socket {
                 settle(socket, &mut own, &mut remains).await?;
+                remains.memory = socket.resident_bytes().unwrap_or_default();
             }
             own.kill();
             let truth = truth::of_own_node(&own, &memories).await?;

@@ -10,6 +10,8 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
@@ -46,6 +48,8 @@ pub struct OwnNode {
     pub target: Target,
     pub control: PathBuf,
     pub starts: u64,
+    /// The process that runs now; for whoever looks at its memory.
+    pub process: Arc<AtomicU32>,
 }
 
 /// A directory that is removed when this drops.
@@ -85,7 +89,9 @@ impl OwnNode {
         let (child, ready) = spawn(&place, plan, "127.0.0.1:0")?;
         let target = target_of(&ready)?;
         let control = PathBuf::from(&ready.control);
-        Ok(OwnNode { place, plan: plan.clone(), child: Some(child), spent_cpu_us: 0, target, control, starts: 1 })
+        let process = Arc::new(AtomicU32::new(child.id()));
+        let (plan, child) = (plan.clone(), Some(child));
+        Ok(OwnNode { place, plan, child, spent_cpu_us: 0, target, control, starts: 1, process })
     }
 
     /// Where it keeps its records.
@@ -110,6 +116,7 @@ impl OwnNode {
     pub fn restart(&mut self) -> Result<(), ApiError> {
         self.kill();
         let (child, _) = spawn(&self.place, &self.plan, &self.target.at.to_string())?;
+        self.process.store(child.id(), Ordering::Relaxed);
         self.child = Some(child);
         self.starts += 1;
         Ok(())
@@ -154,6 +161,13 @@ pub fn cpu_us(process: &str) -> Option<u64> {
     let mut fields = fields.split_ascii_whitespace().skip(11);
     let ticks = fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?;
     Some(ticks.saturating_mul(1_000_000 / rustix::param::clock_ticks_per_second().max(1)))
+}
+
+/// Resident memory of a process: the second field of `/proc/PID/statm` (proc(5)), which counts pages.
+pub fn resident_bytes(process: u32) -> Option<u64> {
+    let statm = std::fs::read_to_string(format!("/proc/{process}/statm")).ok()?;
+    let pages = statm.split_ascii_whitespace().nth(1)?.parse::<u64>().ok()?;
+    Some(pages.saturating_mul(rustix::param::page_size() as u64))
 }
 
 fn is_in_memory(path: &Path) -> bool {
@@ -285,5 +299,6 @@ mod tests {
     fn this_process_has_used_some_time() {
         assert!(cpu_us("self").is_some());
         assert_eq!(cpu_us("none"), None);
+        assert!(resident_bytes(std::process::id()).is_some_and(|bytes| bytes > 1 << 20));
     }
 }

@@ -34,8 +34,31 @@ pub struct Report {
     pub stuck: u64,
     /// How late the node's control API answered; absent where the node is somebody else's.
     pub heartbeat_lag_us: Option<Percentiles>,
+    /// What became of each kind that the mix has.
+    #[serde(default)]
+    pub kinds: Vec<KindReport>,
+    /// The resident memory of the own node; absent where the node is somebody else's.
+    #[serde(default)]
+    pub memory_bytes: Option<MemoryReport>,
     pub seed: u64,
     pub options: Plan,
+}
+
+/// One kind of operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KindReport {
+    pub kind: Kind,
+    pub completed: u64,
+    pub failed: u64,
+    pub latency_us: Percentiles,
+}
+
+/// Resident memory of the node: before the load, at most, and when everybody had gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryReport {
+    pub start: u64,
+    pub peak: u64,
+    pub end: u64,
 }
 
 /// What is shown beside the report and not kept in it.
@@ -62,6 +85,8 @@ pub struct Remains {
     pub half_open: u64,
     pub sessions: u64,
     pub operations: u64,
+    /// Resident bytes of the node.
+    pub memory: u64,
 }
 
 impl Report {
@@ -89,6 +114,11 @@ impl Report {
             leaked_slots: remains.half_open,
             stuck: remains.operations + remains.sessions,
             heartbeat_lag_us: seen.map(|seen| Percentiles::of(&seen.lag)),
+            kinds: of_kinds(tally),
+            memory_bytes: seen.and_then(|seen| {
+                let (start, peak) = seen.memory?;
+                Some(MemoryReport { start, peak: peak.max(remains.memory), end: remains.memory })
+            }),
             seed: plan.seed,
             options: plan.clone(),
         }
@@ -102,6 +132,18 @@ impl Report {
             && self.stuck == 0
             && (self.completed > 0 || self.failed == 0)
     }
+}
+
+fn of_kinds(tally: &Tally) -> Vec<KindReport> {
+    let seen = Kind::ALL.into_iter().zip(&tally.kinds).zip(&tally.latencies);
+    seen.filter(|((_, outcomes), _)| **outcomes != Outcomes::default())
+        .map(|((kind, outcomes), latency)| KindReport {
+            kind,
+            completed: outcomes.completed,
+            failed: outcomes.failed,
+            latency_us: Percentiles::of(latency),
+        })
+        .collect()
 }
 
 impl Detail {
@@ -162,8 +204,24 @@ pub fn text(report: &Report, detail: &Detail) -> String {
             ),
         ));
     }
-    for (kind, outcomes) in detail.kinds.iter().filter(|_| detail.kinds.len() > 1) {
-        rows.push(("", format!("{:<8} {} completed, {} failed", kind.as_str(), outcomes.completed, outcomes.failed)));
+    if let Some(memory) = &report.memory_bytes {
+        let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+        let (start, peak, end) = (mib(memory.start), mib(memory.peak), mib(memory.end));
+        rows.push(("Memory", format!("{start:.1} MiB before, {peak:.1} at most, {end:.1} afterwards")));
+    }
+    for of_kind in report.kinds.iter().filter(|_| report.kinds.len() > 1) {
+        let latency = &of_kind.latency_us;
+        rows.push((
+            "",
+            format!(
+                "{:<8} {} completed, {} failed, p50 {}, p99 {}",
+                of_kind.kind.as_str(),
+                of_kind.completed,
+                of_kind.failed,
+                milliseconds(latency.p50),
+                milliseconds(latency.p99)
+            ),
+        ));
     }
     for (fault, count) in detail.faults.iter().take(8) {
         rows.push(("Failed", format!("{count} x {fault}")));

@@ -9,7 +9,7 @@
 
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -20,6 +20,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::load::{Load, locked};
 use super::measure::{Percentiles, histogram};
+use super::own_node::resident_bytes;
 use crate::control::api::{ApiError, ErrorCode, StatusReply};
 use crate::control::client::Client;
 
@@ -49,6 +50,8 @@ pub struct Seen {
     pub beats: Vec<Beat>,
     /// Beats without an answer.
     pub missed: u64,
+    /// Resident bytes of the node: at the first beat, and at most.
+    pub memory: Option<(u64, u64)>,
 }
 
 /// How progress is shown.
@@ -71,9 +74,15 @@ pub struct Watch {
 pub struct Socket {
     pub control: PathBuf,
     pub data_dir: PathBuf,
+    pub process: Arc<AtomicU32>,
 }
 
 impl Socket {
+    /// What its process holds of memory now.
+    pub fn resident_bytes(&self) -> Option<u64> {
+        resident_bytes(self.process.load(Ordering::Relaxed))
+    }
+
     /// Its status; `None` when it does not answer.
     pub async fn status(&self) -> Option<StatusReply> {
         let asked = async {
@@ -93,7 +102,7 @@ impl Watch {
         let no_thread = |error: std::io::Error| {
             ApiError::new(ErrorCode::Failure, format!("The system gives no thread for watching: {error}."))
         };
-        let seen = Arc::new(Mutex::new(Seen { lag: histogram()?, beats: Vec::new(), missed: 0 }));
+        let seen = Arc::new(Mutex::new(Seen { lag: histogram()?, beats: Vec::new(), missed: 0, memory: None }));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(no_thread)?;
         let end = Arc::new(tokio::sync::Notify::new());
         let (kept, ended) = (seen.clone(), end.clone());
@@ -133,7 +142,11 @@ async fn beat_again_and_again(load: &Load, socket: &Socket, seen: &Mutex<Seen>) 
         let status = socket.status().await;
         let lag = intended.elapsed();
         {
+            let resident = socket.resident_bytes();
             let mut seen = locked(seen);
+            if let Some(now) = resident {
+                seen.memory = Some(seen.memory.map_or((now, now), |(first, most)| (first, most.max(now))));
+            }
             match status {
                 Some(status) => {
                     let lag_us = u64::try_from(lag.as_micros()).unwrap_or(u64::MAX);
