@@ -8,12 +8,18 @@
 use std::fmt::Debug;
 use std::net::SocketAddr;
 
-use handfast_protocol::exchange::{Answer, Disposition, Offer, Receipt};
-use handfast_protocol::limits::{ADDRESS_RECORD_BYTES_MAX, FRAME_BYTES_MAX, HEAD_BYTES_MAX, STATEMENT_BYTES_MAX};
+use handfast_protocol::exchange::{Answer, Disposition, Offer, Receipt, Standing, networks_shown};
+use handfast_protocol::join::{JoinAnswer, JoinAsk, JoinReply, JoinRequest, NoticePage, RosterEntry, RosterPage};
+use handfast_protocol::limits::{
+    ADDRESS_RECORD_BYTES_MAX, FRAME_BYTES_MAX, HEAD_BYTES_MAX, JOIN_FRAME_BYTES_MAX, MEMBERSHIP_BYTES_MAX,
+    NOTICE_BYTES, STATEMENT_BYTES_MAX,
+};
 use handfast_protocol::stream::{Extension, Extensions, Head, Ping, StreamKind};
 use handfast_protocol::{
-    Address, AddressRecord, Digest, Held, Incarnation, Kind, NetworkId, Note, PeerId, Scope, SecretKey, ServiceName,
-    SignedAddressRecord, SignedStatement, Statement, Terms, UnixMillis, Verified, codec,
+    Address, AddressRecord, Certificate, Digest, ExpulsionsHeld, Held, Incarnation, InviteSecret, JoinRefusal, Kind,
+    Membership, NetworkId, NetworkName, Note, Notice, NoticeKind, PeerId, Role, Scope, SecretKey, ServiceName,
+    SignedAddressRecord, SignedNotice, SignedStatement, Statement, Terms, Ticket, UnixMillis, Verified,
+    VerifiedMembership, VerifiedNotice, codec,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -186,6 +192,112 @@ fn signed_values_have_their_bytes_and_their_signatures_hold() {
     let revoke = read(include_str!("golden/statement_revoke_minimal.hex")).verify(&bob, &alice, None);
     assert_eq!(revoke, Ok(revoke_minimal()));
     assert!(address_record().verify());
+}
+
+/// Of the network: Bob is a sponsor, Alice a member by Bob.
+fn certificate(member: u8, role: Role) -> Certificate {
+    Certificate {
+        network: network(),
+        member: key(member).peer_id(),
+        epoch: 0x0102_0304_0506_0708,
+        issued_at: UnixMillis(1_700_000_000_000),
+        expires_at: UnixMillis(1_707_776_000_000),
+        role,
+    }
+}
+
+fn by_authority() -> VerifiedMembership {
+    certificate(BOB, Role::Sponsor).by_authority(&key(NETWORK)).unwrap()
+}
+
+fn by_sponsor() -> VerifiedMembership {
+    certificate(ALICE, Role::Member).by_sponsor(&key(BOB), &by_authority()).unwrap()
+}
+
+fn notice(kind: NoticeKind) -> VerifiedNotice {
+    let (network, member) = (network(), key(BOB).peer_id());
+    let issued_at = UnixMillis(1_700_000_000_000);
+    Notice { network, member, number: 5, kind, issued_at }.sign(&key(NETWORK)).unwrap()
+}
+
+fn ticket() -> Ticket {
+    Ticket {
+        network: network(),
+        name: NetworkName::new("lab").unwrap(),
+        inviter: key(BOB).peer_id(),
+        addresses: address_record().record.addresses,
+        secret: InviteSecret::new([0x5a; 16]),
+        uses: 10,
+        valid_from: UnixMillis(1_700_000_000_000),
+        expires_at: UnixMillis(1_700_086_400_000),
+    }
+}
+
+#[test]
+fn memberships_and_notices_have_their_bytes_and_their_signatures_hold() {
+    check_all! { MEMBERSHIP_BYTES_MAX;
+        "membership_by_authority": *by_authority().membership(),
+        "membership_by_sponsor": *by_sponsor().membership(),
+    }
+    check_all! { NOTICE_BYTES;
+        "notice_expel": *notice(NoticeKind::Expel).signed(),
+        "notice_readmit": *notice(NoticeKind::Readmit).signed(),
+    }
+    let bytes = golden(include_str!("golden/membership_by_sponsor.hex"));
+    let read: Membership = codec::decode(&bytes, MEMBERSHIP_BYTES_MAX).unwrap();
+    assert_eq!(read.verify(), Ok(by_sponsor()));
+    let bytes = golden(include_str!("golden/notice_expel.hex"));
+    let read: SignedNotice = codec::decode(&bytes, NOTICE_BYTES).unwrap();
+    assert_eq!(read.verify(), Ok(notice(NoticeKind::Expel)));
+}
+
+#[test]
+fn join_frames_have_their_bytes() {
+    let own = || Box::new(by_sponsor().membership().clone());
+    let ask = |request| JoinAsk { request, extensions: Extensions::default() };
+    let says = |reply| JoinAnswer { reply, extensions: Extensions::default() };
+    let (after, network, secret) = (Some(key(BOB).peer_id()), network(), InviteSecret::new([0x5a; 16]));
+    let entry = RosterEntry { membership: *own(), address: Some(address_record()) };
+    check_all! { JOIN_FRAME_BYTES_MAX;
+        "join_redeem": JoinAsk { extensions: extensions(), ..ask(JoinRequest::Redeem { network, secret }) },
+        "join_renew": ask(JoinRequest::Renew { membership: own() }),
+        "join_roster": ask(JoinRequest::Roster { membership: own(), after: None }),
+        "join_expulsions": ask(JoinRequest::Expulsions { membership: own(), after }),
+        "join_certified": JoinAnswer { extensions: extensions(), ..says(JoinReply::Certified(own())) },
+        "join_roster_page": says(JoinReply::Roster(RosterPage { entries: vec![entry], more: true })),
+        "join_notice_page": says(JoinReply::Expulsions(NoticePage {
+            notices: vec![*notice(NoticeKind::Expel).signed()],
+            more: false,
+        })),
+        "join_refused": says(JoinReply::refused(JoinRefusal::Exhausted)),
+        "join_busy": says(JoinReply::Busy(2_000)),
+    }
+}
+
+/// The extension that an Offer and an Answer show networks with, and what a node that holds one notice says that it holds.
+#[test]
+fn networks_in_an_offer_have_their_bytes() {
+    let expulsions = ExpulsionsHeld::default().replacing(None, Some(notice(NoticeKind::Expel).digest()));
+    let standing = Standing { membership: by_sponsor().membership().clone(), expulsions };
+    check_all! { FRAME_BYTES_MAX;
+        "offer_networks": Offer {
+            statement: None,
+            yours: None,
+            address: None,
+            extensions: networks_shown(&[standing]),
+            ..offer_full()
+        },
+    }
+}
+
+#[test]
+fn a_ticket_has_its_text_and_an_invite_its_name() {
+    let committed = include_str!("golden/ticket.txt");
+    let lines: Vec<&str> = committed.lines().filter(|line| !line.starts_with('#')).collect();
+    let [text, id] = lines[..] else { panic!("two lines: {committed}") };
+    assert_eq!(ticket().to_text().as_str(), text);
+    assert_eq!(text.parse(), Ok(ticket()));
+    assert_eq!(ticket().secret.id().to_string(), id);
 }
 
 #[test]

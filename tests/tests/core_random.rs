@@ -9,34 +9,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
+use handfast_tests::Draw;
 use handfast_trust::sim::{Blob, Fault, FaultPlan, Rig, SMALL, SimDisk};
 use handfast_trust::{Clock as _, DiskErrorKind, DiskOp, Next, Revision, Tuning, Urgency, remove_leftovers};
 
 type Records = BTreeMap<u64, Vec<u8>>;
-
-/// xorshift64*: the same numbers in every run.
-struct Draw(u64);
-
-impl Draw {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 16
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-
-    fn one_in(&mut self, bound: u64) -> bool {
-        self.below(bound) == 0
-    }
-
-    fn of<T: Copy>(&mut self, choices: &[T]) -> T {
-        choices[usize::try_from(self.below(choices.len() as u64)).unwrap()]
-    }
-}
 
 #[derive(Default, Debug)]
 struct Lived {
@@ -66,7 +43,7 @@ struct Life {
 
 impl Life {
     fn begin(seed: u64) -> Self {
-        let mut draw = Draw(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
+        let mut draw = Draw::new(seed);
         let tuning = Tuning {
             allocation_bytes: draw.of(&[0, 700, 4_096]),
             checkpoint_bytes_min: draw.of(&[500, 2_000, 8_000]),
@@ -116,7 +93,8 @@ impl Life {
             self.rig.store.write(|table| drop(table.remove(&key, urgency)));
             self.model.remove(&key);
         } else {
-            let length = self.draw.below(if self.draw.0 & 7 == 0 { 1_500 } else { 90 });
+            let long = self.draw.one_in(8);
+            let length = self.draw.below(if long { 1_500 } else { 90 });
             let value = vec![u8::try_from(self.draw.below(256)).unwrap(); usize::try_from(length).unwrap()];
             self.rig.store.write(|table| table.put(key, Blob(value.clone()), urgency));
             self.model.insert(key, value);

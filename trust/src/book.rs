@@ -319,7 +319,7 @@ impl Book {
     /// through the passing of time since this was asked last, whoever noticed it first.
     pub fn expire(&self, now: UnixMillis) -> Vec<PeerId> {
         if let Some(networks) = &self.networks {
-            networks.expire(now).into_iter().for_each(|peer| self.mark_ends(peer, now));
+            self.resting_on(&networks.expire(now)).into_iter().for_each(|peer| self.mark_ends(peer, now));
         }
         let index = self.store.index();
         let pending_since = UnixMillis(now.0.saturating_sub(PENDING_MS_MAX));

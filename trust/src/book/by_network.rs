@@ -41,7 +41,7 @@ impl Book {
     /// nobody of them passes any more since the change itself.
     pub fn reconcile(&self, peers: &[PeerId], now: UnixMillis) -> Vec<PeerId> {
         let mut fallen = Vec::new();
-        for peer in peers {
+        for peer in &self.resting_on(peers) {
             let was_trusted = self.record(peer).is_some_and(|record| record.told() == TrustState::Trusted);
             self.mark_ends(*peer, now);
             if was_trusted && self.state(peer, now) != TrustState::Trusted {
@@ -51,6 +51,22 @@ impl Book {
         fallen.sort_unstable();
         fallen.dedup();
         fallen
+    }
+
+    /// As [`Book::reconcile`] for everybody, at a start: what a dead run had not written of the networks is not known any
+    /// more, and what it had not written here is told now.
+    pub fn reconcile_all(&self, now: UnixMillis) -> Vec<PeerId> {
+        self.reconcile(&[self.me()], now)
+    }
+
+    /// These peers, or, where this node is among them, everybody with a grant of a network: our own membership carries
+    /// what others granted. That walk is rare.
+    pub(super) fn resting_on(&self, peers: &[PeerId]) -> Vec<PeerId> {
+        if !peers.contains(&self.me()) {
+            return peers.to_vec();
+        }
+        let of_networks = |(peer, record): (PeerId, Arc<TrustRecord>)| record.rests_on_networks().then_some(peer);
+        self.store.walk().flatten().filter_map(of_networks).collect()
     }
 
     /// Takes back every grant that stands, that `rule` made, and that was stored at `since` or later. A dry run changes

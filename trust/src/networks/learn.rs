@@ -63,7 +63,7 @@ impl Networks {
                 };
                 if let Some(stored) = self.store_if_unchanged(vec![(at, found, NetRecord::Member(next))], urgency) {
                     revision = stored;
-                    self.is_affected(network, member, &mut affected);
+                    affected.push(member);
                     break;
                 }
             }
@@ -107,7 +107,7 @@ impl Networks {
             let next = NetRecord::Notice(*notice);
             if let Some(revision) = self.store_if_unchanged(vec![(at, found, next)], Urgency::Critical) {
                 changed.revision = revision;
-                self.is_affected(said.network, said.member, &mut changed.affected);
+                changed.affected.push(said.member);
                 self.issued_by(said.network, said.member, &mut changed.affected);
                 return true;
             }
@@ -205,17 +205,8 @@ impl Networks {
             }
             let changes = vec![(at, found, NetRecord::Member(record))];
             if self.store_if_unchanged(changes, Urgency::Critical).is_some() {
-                return self.is_affected(network, peer, affected);
+                return affected.push(peer);
             }
-        }
-    }
-
-    /// Whose trust rests on the membership of `member`: its own, and with ours that of everybody in the network.
-    fn is_affected(&self, network: NetworkId, member: PeerId, affected: &mut Vec<PeerId>) {
-        if member == self.me() {
-            affected.extend(self.members().all(network, List::Members));
-        } else {
-            affected.push(member);
         }
     }
 
@@ -223,7 +214,7 @@ impl Networks {
     fn issued_by(&self, network: NetworkId, sponsor: PeerId, affected: &mut Vec<PeerId>) {
         let mut issued_to = |member: PeerId| {
             if self.member(network, member).is_some_and(|record| record.by(Some(sponsor)).is_some()) {
-                self.is_affected(network, member, affected);
+                affected.push(member);
             }
         };
         self.members().all(network, List::Members).into_iter().for_each(&mut issued_to);

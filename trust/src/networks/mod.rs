@@ -100,7 +100,8 @@ pub enum NetworkRefusal {
 pub struct Changed {
     /// What must be durable before anybody may be told.
     pub revision: Revision,
-    /// Whose trust may have changed: for `Book::reconcile`.
+    /// Whose trust may have changed: for `Book::reconcile`. This node itself stands for everybody, because its membership
+    /// carries what others granted.
     pub affected: Vec<PeerId>,
 }
 
@@ -284,8 +285,7 @@ impl Networks {
         let Some(revision) = self.store_if_unchanged(changes, Urgency::Critical) else {
             return Ok(None);
         };
-        // Our own membership carries what the others grant us.
-        Ok(Some(Changed { revision, affected: self.members().all(network, List::Members) }))
+        Ok(Some(Changed { revision, affected: vec![self.me()] }))
     }
 
     /// The roster has been read to its end: the join is done.
@@ -323,12 +323,12 @@ impl Networks {
     /// # Errors
     /// [`NetworkRefusal::NotHere`].
     pub fn leave(&self, network: NetworkId) -> Result<Changed, NetworkRefusal> {
-        let affected = self.members().all(network, List::Members);
+        let members = self.members().all(network, List::Members);
         let mut revision = self.update_network(network, |record| {
             Ok(NetworkRecord { left: true, rule: false, joining: None, ..record.clone() })
         })?;
         // No certificate counts from here on: removing them is tidying, a few at a time.
-        for piece in affected.chunks(64) {
+        for piece in members.chunks(64) {
             revision = self
                 .store
                 .write(|table| {
@@ -338,7 +338,7 @@ impl Networks {
                 })
                 .1;
         }
-        Ok(Changed { revision, affected })
+        Ok(Changed { revision, affected: vec![self.me()] })
     }
 
     /// The network that is called `name` here.
@@ -387,6 +387,14 @@ impl Networks {
         };
         let record = self.member(network, peer)?;
         record.by(sponsor).map(|kept| kept.membership.membership().clone())
+    }
+
+    /// The last certificate of ours, whatever it is worth: whoever is expelled asks for the expulsions with it, and learns
+    /// that it was, or that it is readmitted.
+    pub fn own_chain(&self, network: NetworkId) -> Option<Membership> {
+        let kept = self.member(network, self.me())?.kept;
+        let last = kept.iter().max_by_key(|kept| kept.membership.membership().ends_at())?;
+        Some(last.membership.membership().clone())
     }
 
     /// Our place in the networks in which we know `peer`: for the Offer that we open an exchange with. Others do not
@@ -458,21 +466,27 @@ impl Networks {
         self.members().would_count(&kept.membership, now).then(|| kept.membership.clone())
     }
 
-    /// Our memberships of which less than a third of their life is left, with the network. Those whose authority is
-    /// here are renewed by this call; the others are to be renewed by a sponsor.
+    /// Our memberships of which less than a third of their life is left, with the network: a sponsor renews them.
     pub fn due_for_renewal(&self, now: UnixMillis) -> Vec<(NetworkId, Membership)> {
-        let mut due = Vec::new();
-        for (network, _) in self.members().networks() {
-            let Some(own) = self.proof(network, self.me(), now).filter(|own| is_due(own, now)) else {
-                continue;
-            };
-            let role = own.certificate.certificate.role;
-            match self.authority(&network).and_then(|_| self.issue(network, self.me(), role, now).ok()) {
-                Some(renewed) => drop(self.learn_verified(&[renewed], now, Urgency::Critical)),
-                None => due.push((network, own)),
-            }
-        }
-        due
+        let due = |(network, _)| {
+            let own = self.proof(network, self.me(), now)?;
+            (self.authority(&network).is_none() && is_due(&own, now)).then_some((network, own))
+        };
+        self.members().networks().into_iter().filter_map(due).collect()
+    }
+
+    /// Renews our own memberships in the networks whose authority is here, also those that have ended.
+    pub fn renew_own(&self, now: UnixMillis) -> Changed {
+        let due = |network: &NetworkId| {
+            let own = self.proof(*network, self.me(), now);
+            self.authority(network).is_some()
+                && !self.members().is_expelled(network, &self.me())
+                && own.is_none_or(|own| is_due(&own, now))
+        };
+        let networks = self.members().networks().into_iter().map(|(network, _)| network).filter(due);
+        let renewed: Vec<_> =
+            networks.filter_map(|network| self.issue(network, self.me(), Role::Sponsor, now).ok()).collect();
+        self.learn_verified(&renewed, now, Urgency::Critical)
     }
 }
 

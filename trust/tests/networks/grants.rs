@@ -205,7 +205,7 @@ fn every_order_of_grants_certificates_and_expulsions_ends_alike() {
         let record = node.book.record(&peer(5)).unwrap();
         assert_eq!(record.told(), node.state(5, NOON), "{order:?}");
         assert_ne!(record.told(), TrustState::Trusted);
-        if number % 16 == 0 {
+        if number.is_multiple_of(16) {
             assert!(!node.reopened().lets_in(5, NOON));
         }
     }

@@ -276,6 +276,10 @@ fn a_certificate_is_due_when_a_third_of_its_life_is_left() {
     // Whose authority's key is here renews itself.
     let founder = Node::founder();
     let late = UnixMillis(end.0 - 1);
-    assert_eq!(founder.networks.due_for_renewal(late), []);
+    assert_eq!(founder.networks.renew_own(NOON).affected, []);
+    assert_eq!(
+        (founder.networks.due_for_renewal(late), founder.networks.renew_own(late).affected),
+        (vec![], vec![peer(0)])
+    );
     assert!(founder.standing(0, end.plus(DAY)).counts());
 }
