@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout};
 use super::kind::{Kind, scatter};
 use super::load::Load;
 use super::mute::{MuteSocket, Muteness};
-use super::peer::{DIAL_DEADLINE, Fault, Group, Peer, close, key_of};
+use super::peer::{Conversed, DIAL_DEADLINE, Fault, Group, Peer, close, key_of};
 use crate::clock::unix_now;
 use crate::driver::read_frame_in_time;
 use crate::transport::{Callers, TransportError, TransportSettings, close_reason};
@@ -50,8 +50,7 @@ pub async fn operate(load: &Load, kind: Kind, number: u64) {
     let result = match kind {
         Kind::Garbage => garbage(load, stage).await,
         Kind::Replay => replay(load, stage).await,
-        Kind::Slow => slow(load, stage).await,
-        _ => idle(load).await,
+        _ => slow(load, stage).await,
     };
     match result {
         Ok(()) => load.completed(kind, began),
@@ -217,16 +216,21 @@ async fn sent_away(connection: &quinn::Connection, stage: &'static str) -> Resul
     ended.map(|_| ()).map_err(|_| Fault::Kept(stage))
 }
 
-/// A trusted peer that keeps its session until the load is over.
-async fn idle(load: &Load) -> Result<(), Fault> {
+/// A trusted peer with a session that is to be kept.
+pub async fn settle_down(load: &Load) -> Result<(Peer, Conversed), Fault> {
     let Some(mut peer) = load.new_friend() else { return Err(Fault::NotStarted) };
-    let conversed = match load.befriended(&mut peer).await {
-        Ok(conversed) => conversed,
+    match load.befriended(&mut peer).await {
+        Ok(conversed) => Ok((peer, conversed)),
         Err(fault) => {
             load.retire(peer);
-            return Err(fault);
+            Err(fault)
         }
-    };
+    }
+}
+
+/// Keeps its session until the load is over, and counts what became of it.
+pub async fn idle(load: &Load, peer: Peer, conversed: Conversed) {
+    let began = Instant::now();
     tokio::select! {
         () = peer.serve(&conversed.connection, &load.target) => {}
         () = load.until_stopped() => {}
@@ -234,5 +238,8 @@ async fn idle(load: &Load) -> Result<(), Fault> {
     let ended = conversed.connection.close_reason().map(|error| close_reason(&error));
     conversed.close();
     load.retire(peer);
-    ended.map_or(Ok(()), |reason| Err(Fault::NotKept(reason)))
+    match ended {
+        None => load.completed(Kind::Idle, began),
+        Some(reason) => load.failed(Kind::Idle, Fault::NotKept(reason)),
+    }
 }

@@ -238,8 +238,10 @@ impl Load {
 
     /// One operation; `intended` is when it was to begin.
     async fn operate(self: &Arc<Load>, kind: Kind, number: u64, intended: Instant) {
-        if !kind.is_honest() {
-            return self.beside(kind, number).await;
+        match kind {
+            Kind::Idle => return self.idle().await,
+            _ if !kind.is_honest() => return self.beside(kind, number).await,
+            _ => {}
         }
         let _counted = InFlight::new(&self.in_flight);
         match kind {
@@ -322,6 +324,21 @@ impl Load {
     pub(super) fn failed(&self, kind: Kind, fault: Fault) {
         let at = self.elapsed();
         locked(&self.tally).failed(kind, at, &fault.to_string());
+    }
+
+    /// A session that idles: made within the loop, so that no more are made at once than was asked for; kept beside it.
+    async fn idle(self: &Arc<Load>) {
+        let Ok(place) = self.beside.clone().acquire_owned().await else { return };
+        match hostile::settle_down(self).await {
+            Ok((peer, conversed)) => {
+                let load = self.clone();
+                tokio::spawn(async move {
+                    hostile::idle(&load, peer, conversed).await;
+                    drop(place);
+                });
+            }
+            Err(fault) => self.failed(Kind::Idle, fault),
+        }
     }
 
     /// A hostile operation, beside the loop.
