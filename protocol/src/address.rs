@@ -17,6 +17,7 @@ const ADDRESS_DOMAIN: &[u8] = b"handfast/1/address";
 /// An IP address and a UDP port. One encoding for each: IPv4 as IPv4-mapped IPv6 (RFC 4291, section 2.5.5.2).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct Address {
+    #[serde(with = "codec::words")]
     ip: [u8; 16],
     port: u16,
 }

@@ -5,6 +5,8 @@
 //! of the same value are refused. Allocation is bounded by the limit, and of lists by their own (`bounded_list`). Golden vectors in `tests/golden.rs` pin the
 //! bytes, so that a successor of bincode can be put in here without anybody noticing.
 
+pub mod words;
+
 use std::fmt;
 use std::marker::PhantomData;
 

@@ -14,6 +14,8 @@ use data_encoding::HEXLOWER_PERMISSIVE;
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::codec;
+
 /// Characters of the short form after `hf1`, for people to look at; never enough to change something with.
 const SHORT_CHARACTERS: usize = 8;
 /// Multicodec prefix of an Ed25519 public key (`did:key` method, W3C CCG).
@@ -99,7 +101,7 @@ macro_rules! key_id {
     ($(#[$doc:meta])* $name:ident, $hrp:expr) => {
         $(#[$doc])*
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-        pub struct $name([u8; 32]);
+        pub struct $name(#[serde(with = "codec::words")] [u8; 32]);
 
         impl $name {
             /// Checks that `bytes` are a canonical public key that is not of small order.
@@ -142,7 +144,7 @@ macro_rules! key_id {
 
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<$name, D::Error> {
-                let bytes = <[u8; 32]>::deserialize(deserializer)?;
+                let bytes = codec::words::deserialize(deserializer)?;
                 $name::from_bytes(bytes).map_err(serde::de::Error::custom)
             }
         }
@@ -213,7 +215,7 @@ impl FromStr for NetworkId {
 
 /// One run of a node: 128 random bits that whoever starts it draws.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Incarnation(pub [u8; 16]);
+pub struct Incarnation(#[serde(with = "codec::words")] pub [u8; 16]);
 
 impl fmt::Display for Incarnation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

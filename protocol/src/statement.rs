@@ -10,7 +10,7 @@
 use std::fmt;
 
 use serde::de::Error as _;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::codec;
 use crate::identity::{NetworkId, PeerId, SecretKey};
@@ -48,7 +48,7 @@ pub enum Kind {
 
 /// BLAKE3 of the bytes that a statement's signature covers.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Digest(pub [u8; 32]);
+pub struct Digest(#[serde(with = "codec::words")] pub [u8; 32]);
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -183,31 +183,12 @@ impl Statement {
 }
 
 /// An Ed25519 signature (RFC 8032): 64 bytes.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Signature(pub [u8; 64]);
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Signature(#[serde(with = "codec::words")] pub [u8; 64]);
 
 impl fmt::Debug for Signature {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}..", data_encoding::HEXLOWER.encode(&self.0[..4]))
-    }
-}
-
-impl Serialize for Signature {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        // serde knows arrays up to 32 bytes; two halves have the encoding of one array of 64.
-        let (r, s) = self.0.split_at(32);
-        let halves: (&[u8; 32], &[u8; 32]) = match (r.try_into(), s.try_into()) {
-            (Ok(r), Ok(s)) => (r, s),
-            _ => return Err(serde::ser::Error::custom("a signature has 64 bytes")),
-        };
-        halves.serialize(serializer)
-    }
-}
-
-impl<'de> Deserialize<'de> for Signature {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Signature, D::Error> {
-        let (r, s) = <([u8; 32], [u8; 32])>::deserialize(deserializer)?;
-        <[u8; 64]>::try_from([r, s].concat()).map(Signature).map_err(|_| D::Error::custom("a signature has 64 bytes"))
     }
 }
 

@@ -77,7 +77,7 @@ impl fmt::Debug for InviteSecret {
 
 /// Names an invite: a one-way function of its secret.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct InviteId(pub [u8; 32]);
+pub struct InviteId(#[serde(with = "codec::words")] pub [u8; 32]);
 
 impl fmt::Display for InviteId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -118,6 +118,7 @@ pub enum SessionState {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct SessionRecord {
     /// With whom. As bytes: the file's digest chain vouches for them.
+    #[serde(with = "handfast_protocol::codec::words")]
     peer: [u8; 32],
     /// Which end dialled.
     pub role: Role,
