@@ -163,7 +163,10 @@ async fn keep(
         }
     };
     engine.membership_changed(&changed.affected);
-    Ok(JoinerInput::Kept(changed.revision.0))
+    // What was known already is waited for by whoever learnt it: to wait here would be for the members that came with
+    // it, which are written at leisure.
+    let revision = if changed.affected.is_empty() { 0 } else { changed.revision.0 };
+    Ok(JoinerInput::Kept(revision))
 }
 
 /// Runs a check off the workers. `None`: the node is stopping, or the check died.
