@@ -121,7 +121,9 @@ impl Engine {
             self.meet(*network, &link).await
         };
         let outcome = outcome.await;
-        if outcome.is_err() && !link.is_session() {
+        // Who does not answer over this connection, also a session, may have started anew: the next try dials.
+        let is_dead = matches!(outcome, Err(JoinError::Conversation(JoinFault::TimedOut | JoinFault::Closed)));
+        if outcome.is_err() && (is_dead || !link.is_session()) {
             link.retire(handfast_protocol::CloseCode::Done);
         }
         outcome
