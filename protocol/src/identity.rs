@@ -7,12 +7,15 @@
 use std::cell::RefCell;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use bech32::primitives::decode::CheckedHrpstring;
 use bech32::{Bech32m, Hrp};
 use data_encoding::HEXLOWER_PERMISSIVE;
-use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
+use ed25519_dalek::{Signature, Signer, SigningKey, Verifier, VerifyingKey};
 use serde::{Deserialize, Deserializer, Serialize};
+use zeroize::Zeroizing;
 
 use crate::codec;
 
@@ -53,7 +56,7 @@ thread_local! {
     static CHECKED: RefCell<[Option<VerifyingKey>; REMEMBERED]> = const { RefCell::new([None; REMEMBERED]) };
 }
 
-/// The key with these bytes, decompressed; that is an exponentiation, 5 us, where the thread does not remember it. Many
+/// The key with these bytes, decompressed; that is an exponentiation, 4 us, where the thread does not remember it. Many
 /// keys of one place push each other out, which costs only that.
 fn checked(bytes: [u8; 32]) -> Result<VerifyingKey, IdentityFault> {
     let place = usize::from(bytes[0]) % REMEMBERED;
@@ -61,13 +64,13 @@ fn checked(bytes: [u8; 32]) -> Result<VerifyingKey, IdentityFault> {
     if let Some(known) = known.filter(|known| *known.as_bytes() == bytes) {
         return Ok(known);
     }
-    let key = VerifyingKey::from_bytes(&bytes).map_err(|_| IdentityFault::NotAKey)?;
+    if is_small_order(&bytes) {
+        return Err(IdentityFault::SmallOrder);
+    }
     if !is_reduced(&bytes) {
         return Err(IdentityFault::NotAKey);
     }
-    if key.is_weak() {
-        return Err(IdentityFault::SmallOrder);
-    }
+    let key = VerifyingKey::from_bytes(&bytes).map_err(|_| IdentityFault::NotAKey)?;
     // A thread that is ending remembers nothing.
     let _ = CHECKED.try_with(|keys| keys.borrow_mut()[place] = Some(key));
     Ok(key)
@@ -76,6 +79,43 @@ fn checked(bytes: [u8; 32]) -> Result<VerifyingKey, IdentityFault> {
 /// True where y is below p = 2^255 - 19. The other encoding that is not canonical, x = 0 with a sign, is of small order.
 fn is_reduced(bytes: &[u8; 32]) -> bool {
     bytes[31] & 0x7f != 0x7f || bytes[1..31].iter().any(|byte| *byte != 0xff) || bytes[0] < 0xed
+}
+
+/// The y of the eight points of small order; of those with an x, both signs are.
+const SMALL_ORDER: [[u8; 32]; 5] = [
+    [0; 32],
+    with_ends(0x01, 0x00, 0x00),
+    with_ends(0xec, 0xff, 0x7f),
+    [
+        0x26, 0xe8, 0x95, 0x8f, 0xc2, 0xb2, 0x27, 0xb0, 0x45, 0xc3, 0xf4, 0x89, 0xf2, 0xef, 0x98, 0xf0, 0xd5, 0xdf,
+        0xac, 0x05, 0xd3, 0xc6, 0x33, 0x39, 0xb1, 0x38, 0x02, 0x88, 0x6d, 0x53, 0xfc, 0x05,
+    ],
+    [
+        0xc7, 0x17, 0x6a, 0x70, 0x3d, 0x4d, 0xd8, 0x4f, 0xba, 0x3c, 0x0b, 0x76, 0x0d, 0x10, 0x67, 0x0f, 0x2a, 0x20,
+        0x53, 0xfa, 0x2c, 0x39, 0xcc, 0xc6, 0x4e, 0xc7, 0xfd, 0x77, 0x92, 0xac, 0x03, 0x7a,
+    ],
+];
+
+const fn with_ends(first: u8, between: u8, last: u8) -> [u8; 32] {
+    let mut bytes = [between; 32];
+    bytes[0] = first;
+    bytes[31] = last;
+    bytes
+}
+
+/// True for every encoding with a reduced y of a point of small order.
+fn is_small_order(bytes: &[u8; 32]) -> bool {
+    let mut y = *bytes;
+    y[31] &= 0x7f;
+    SMALL_ORDER.contains(&y)
+}
+
+/// What `VerifyingKey::verify_strict` accepts, and nothing else, for a key that [`checked`] let pass. That function also
+/// decompresses the signature's point, only to see that it is not of small order: its bytes say so too, because they must be
+/// equal to the encoding of a point that was computed. A quarter of the time.
+fn verify_strictly(key: &VerifyingKey, message: &[u8], signature: &[u8; 64]) -> bool {
+    let signature = Signature::from_bytes(signature);
+    !is_small_order(signature.r_bytes()) && key.verify(message, &signature).is_ok()
 }
 
 fn from_bech32(hrp: Hrp, text: &str) -> Result<[u8; 32], IdentityFault> {
@@ -123,10 +163,10 @@ macro_rules! key_id {
                 &self.0
             }
 
-            /// `verify_strict` of ed25519-dalek: cofactorless, refuses small-order keys and points.
-            pub(crate) fn verify(&self, message: &[u8], signature: &[u8; 64]) -> bool {
-                checked(self.0)
-                    .is_ok_and(|key| key.verify_strict(message, &Signature::from_bytes(signature)).is_ok())
+            /// True if this key signed `message`, which begins with the domain of whoever asks. Accepts what
+            /// `verify_strict` of ed25519-dalek accepts: cofactorless, no key and no point of small order.
+            pub fn verify(&self, message: &[u8], signature: &[u8; 64]) -> bool {
+                checked(self.0).is_ok_and(|key| verify_strictly(&key, message, signature))
             }
         }
 
@@ -230,39 +270,52 @@ impl fmt::Debug for Incarnation {
 }
 
 /// An Ed25519 secret key. Zeroed when dropped; never shown, logged or serialized.
+///
+/// aws-lc-rs signs, in half of dalek's time; where it cannot, dalek does. A signature is a function of key and message (RFC 8032,
+/// section 5.1.6), so that nobody can tell which it was.
 #[derive(Clone)]
-pub struct SecretKey(SigningKey);
+pub struct SecretKey {
+    seed: Arc<Zeroizing<[u8; 32]>>,
+    pair: Option<Arc<Ed25519KeyPair>>,
+    public: [u8; 32],
+}
 
 impl SecretKey {
     /// The key with this 32-byte seed (RFC 8032, section 5.1.5).
     pub fn from_seed(seed: &[u8; 32]) -> SecretKey {
-        SecretKey(SigningKey::from_bytes(seed))
+        let pair = Ed25519KeyPair::from_seed_unchecked(seed).ok();
+        let public = pair.as_ref().and_then(|pair| pair.public_key().as_ref().try_into().ok());
+        let public = public.unwrap_or_else(|| SigningKey::from_bytes(seed).verifying_key().to_bytes());
+        SecretKey { seed: Arc::new(Zeroizing::new(*seed)), pair: pair.map(Arc::new), public }
     }
 
     /// Whom this key speaks for.
     pub fn peer_id(&self) -> PeerId {
-        PeerId(self.0.verifying_key().to_bytes())
+        PeerId(self.public)
     }
 
     /// The network that this key is the authority of, if it is used as one.
     pub fn network_id(&self) -> NetworkId {
-        NetworkId(self.0.verifying_key().to_bytes())
+        NetworkId(self.public)
     }
 
     /// An Ed25519 signature over `message`. Callers put a domain in front; TLS has its own (RFC 8446, section 4.4.3).
     pub fn sign(&self, message: &[u8]) -> [u8; 64] {
-        self.0.sign(message).to_bytes()
+        let signed = self.pair.as_ref().and_then(|pair| pair.try_sign(message).ok());
+        signed
+            .and_then(|signature| signature.as_ref().try_into().ok())
+            .unwrap_or_else(|| self.signing_key().sign(message).to_bytes())
     }
 
     /// The dalek key, for encoding it as PKCS#8.
-    pub fn signing_key(&self) -> &SigningKey {
-        &self.0
+    pub fn signing_key(&self) -> SigningKey {
+        SigningKey::from_bytes(&self.seed)
     }
 }
 
 impl From<SigningKey> for SecretKey {
     fn from(key: SigningKey) -> SecretKey {
-        SecretKey(key)
+        SecretKey::from_seed(key.as_bytes())
     }
 }
 
@@ -347,6 +400,105 @@ mod tests {
         let mut off_curve = [0; 32];
         off_curve[0] = 2;
         assert_eq!(PeerId::from_bytes(off_curve), Err(IdentityFault::NotAKey));
+    }
+
+    /// Every torsion point's encoding, and those that only a lenient decoder takes.
+    fn small_order_encodings() -> Vec<[u8; 32]> {
+        let proper = curve25519_dalek::constants::EIGHT_TORSION.map(|point| point.compress().to_bytes());
+        let other_sign = proper.map(|mut bytes| {
+            bytes[31] ^= 0x80;
+            bytes
+        });
+        [proper, other_sign].concat()
+    }
+
+    #[test]
+    fn small_order_is_told_by_the_bytes_alone() {
+        for bytes in small_order_encodings() {
+            assert!(is_small_order(&bytes), "{bytes:02x?}");
+            assert!(VerifyingKey::from_bytes(&bytes).is_ok_and(|key| key.is_weak()), "{bytes:02x?}");
+        }
+        assert_eq!(SMALL_ORDER.iter().filter(|y| small_order_encodings().contains(*y)).count(), SMALL_ORDER.len());
+        for seed in 0..=255 {
+            let key = *peer(seed).as_bytes();
+            assert!(!is_small_order(&key) && !VerifyingKey::from_bytes(&key).unwrap().is_weak());
+        }
+    }
+
+    /// Signatures of the kinds on which verifiers disagree: a point of small order in the signature, a point or a key with a
+    /// part of small order, `s` not reduced, a point that is no canonical encoding, each bit changed.
+    #[test]
+    fn a_signature_counts_exactly_where_verify_strict_takes_it() {
+        use curve25519_dalek::constants::{ED25519_BASEPOINT_POINT, EIGHT_TORSION};
+        use curve25519_dalek::digest::Digest;
+        use curve25519_dalek::{EdwardsPoint, Scalar};
+        let message = b"domain/a message";
+        let secret = Scalar::from(0x5eed_5eed_u64);
+        let challenge = |r: &[u8; 32], a: &[u8; 32]| {
+            let digest = ed25519_dalek::Sha512::new().chain_update(r).chain_update(a).chain_update(message);
+            Scalar::from_bytes_mod_order_wide(&digest.finalize().into())
+        };
+        let joined = |r: &[u8; 32], s: &[u8; 32]| -> [u8; 64] { [*r, *s].concat().try_into().unwrap() };
+        let mut cases = Vec::new();
+        for torsion in EIGHT_TORSION {
+            let key: EdwardsPoint = ED25519_BASEPOINT_POINT * secret + torsion;
+            let key = key.compress().to_bytes();
+            for nonce in [Scalar::ZERO, Scalar::from(77_u64)] {
+                for shift in EIGHT_TORSION {
+                    // A torsion part in the key is met by one in the point, for one in eight of the challenges.
+                    let r = (ED25519_BASEPOINT_POINT * nonce + shift).compress().to_bytes();
+                    let s = nonce + challenge(&r, &key) * secret;
+                    cases.push((key, joined(&r, s.as_bytes())));
+                }
+            }
+        }
+        let signed = |seed: u8| (*peer(seed).as_bytes(), SecretKey::from_seed(&[seed; 32]).sign(message));
+        let (key, good) = signed(9);
+        // s + l, where l is the order of the group: the same scalar again.
+        let order = Scalar::ZERO - Scalar::ONE;
+        let mut carry = 1_u16;
+        let mut beyond = good;
+        for (at, byte) in order.as_bytes().iter().enumerate() {
+            carry += u16::from(beyond[32 + at]) + u16::from(*byte);
+            beyond[32 + at] = carry as u8;
+            carry >>= 8;
+        }
+        cases.extend([(key, good), (key, beyond)]);
+        for y in SMALL_ORDER.into_iter().chain([with_ends(0xee, 0xff, 0x7f), with_ends(0xed, 0xff, 0x7f)]) {
+            cases.extend([(key, joined(&y, &[0; 32])), (key, joined(&y, good[32..].try_into().unwrap()))]);
+        }
+        cases.extend((0..512).map(|bit| {
+            let mut changed = good;
+            changed[bit / 8] ^= 1 << (bit % 8);
+            (key, changed)
+        }));
+        let mut taken = 0;
+        let mut lenient = 0;
+        for (key, signature) in cases {
+            let theirs = VerifyingKey::from_bytes(&key).unwrap();
+            let parsed = Signature::from_bytes(&signature);
+            let expected = theirs.verify_strict(message, &parsed).is_ok();
+            let ours = PeerId::from_bytes(key).is_ok_and(|peer| peer.verify(message, &signature));
+            assert_eq!(ours, expected, "key {key:02x?}, signature {signature:02x?}");
+            taken += usize::from(expected);
+            lenient += usize::from(!expected && theirs.verify(message, &parsed).is_ok());
+        }
+        assert!(taken > 1 && lenient > 0, "{taken} taken, {lenient} that only a lenient check takes");
+    }
+
+    #[test]
+    fn both_libraries_sign_the_same() {
+        for seed in 0..64_u8 {
+            let key = SecretKey::from_seed(&[seed; 32]);
+            let dalek = key.signing_key();
+            assert!(key.pair.is_some());
+            assert_eq!(key.peer_id().as_bytes(), &dalek.verifying_key().to_bytes());
+            let message = vec![seed; usize::from(seed) * 5];
+            let without = SecretKey { pair: None, ..key.clone() };
+            assert_eq!(key.sign(&message), dalek.sign(&message).to_bytes());
+            assert_eq!(without.sign(&message), key.sign(&message));
+            assert!(key.peer_id().verify(&message, &key.sign(&message)));
+        }
     }
 
     #[test]

@@ -15,7 +15,7 @@ use quinn::crypto::rustls::{NoInitialCipherSuite, QuicClientConfig, QuicServerCo
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{AlwaysResolvesClientRawPublicKeys, Resumption};
 use rustls::crypto::aws_lc_rs::{cipher_suite, default_provider, kx_group};
-use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls13_signature_with_raw_key};
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{AlwaysResolvesServerRawPublicKeys, NoServerSessionStorage};
@@ -72,10 +72,9 @@ impl Tls {
 
     /// For whoever comes.
     pub(super) fn server(&self) -> Result<Arc<QuicServerConfig>, TransportError> {
-        let verifier = Arc::new(AnyClient { algorithms: self.provider.signature_verification_algorithms });
         let mut config = ServerConfig::builder_with_provider(Arc::clone(&self.provider))
             .with_protocol_versions(&[&TLS13])?
-            .with_client_cert_verifier(verifier)
+            .with_client_cert_verifier(Arc::new(AnyClient))
             .with_cert_resolver(Arc::new(AlwaysResolvesServerRawPublicKeys::new(Arc::clone(&self.identity))));
         config.alpn_protocols = vec![ALPN.to_vec()];
         config.session_storage = Arc::new(NoServerSessionStorage {});
@@ -90,8 +89,7 @@ impl Tls {
     }
 
     pub(super) fn client_settings(&self, expected: &PeerId, found: &Found) -> Result<ClientConfig, TransportError> {
-        let algorithms = self.provider.signature_verification_algorithms;
-        let verifier = Arc::new(OneServer { expected: *expected, found: found.clone(), algorithms });
+        let verifier = Arc::new(OneServer { expected: *expected, found: found.clone() });
         let mut config = ClientConfig::builder_with_provider(Arc::clone(&self.provider))
             .with_protocol_versions(&[&TLS13])?
             .dangerous()
@@ -154,24 +152,24 @@ fn checked_key(spki: &CertificateDer<'_>, others: &[CertificateDer<'_>]) -> Resu
     key_bytes(spki).and_then(|bytes| PeerId::from_bytes(bytes).ok()).ok_or_else(refusal)
 }
 
+/// `message` is the whole of RFC 8446, section 4.4.3, its context included.
 fn checked_signature(
     message: &[u8],
     spki: &CertificateDer<'_>,
     signature: &DigitallySignedStruct,
-    algorithms: &WebPkiSupportedAlgorithms,
 ) -> Result<HandshakeSignatureValid, Error> {
-    if signature.scheme != SignatureScheme::ED25519 {
-        return Err(refusal());
+    let key = checked_key(spki, &[])?;
+    let bytes: &[u8; 64] = signature.signature().try_into().map_err(|_| refusal())?;
+    if signature.scheme == SignatureScheme::ED25519 && key.verify(message, bytes) {
+        Ok(HandshakeSignatureValid::assertion())
+    } else {
+        Err(refusal())
     }
-    let spki = SubjectPublicKeyInfoDer::from(spki.as_ref());
-    verify_tls13_signature_with_raw_key(message, &spki, signature, algorithms).map_err(|_| refusal())
 }
 
 /// Takes every client that proves a key. Whether it may stay is decided after TLS.
 #[derive(Debug)]
-struct AnyClient {
-    algorithms: WebPkiSupportedAlgorithms,
-}
+struct AnyClient;
 
 impl ClientCertVerifier for AnyClient {
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
@@ -202,7 +200,7 @@ impl ClientCertVerifier for AnyClient {
         cert: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        checked_signature(message, cert, signature, &self.algorithms)
+        checked_signature(message, cert, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -219,7 +217,6 @@ impl ClientCertVerifier for AnyClient {
 struct OneServer {
     expected: PeerId,
     found: Found,
-    algorithms: WebPkiSupportedAlgorithms,
 }
 
 impl ServerCertVerifier for OneServer {
@@ -255,7 +252,7 @@ impl ServerCertVerifier for OneServer {
         cert: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        checked_signature(message, cert, signature, &self.algorithms)
+        checked_signature(message, cert, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
