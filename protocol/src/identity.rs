@@ -430,12 +430,12 @@ mod tests {
     #[test]
     fn a_signature_counts_exactly_where_verify_strict_takes_it() {
         use curve25519_dalek::constants::{ED25519_BASEPOINT_POINT, EIGHT_TORSION};
-        use curve25519_dalek::digest::Digest;
         use curve25519_dalek::{EdwardsPoint, Scalar};
+        use sha2::{Digest, Sha512};
         let message = b"domain/a message";
         let secret = Scalar::from(0x5eed_5eed_u64);
         let challenge = |r: &[u8; 32], a: &[u8; 32]| {
-            let digest = ed25519_dalek::Sha512::new().chain_update(r).chain_update(a).chain_update(message);
+            let digest = Sha512::new().chain_update(r).chain_update(a).chain_update(message);
             Scalar::from_bytes_mod_order_wide(&digest.finalize().into())
         };
         let joined = |r: &[u8; 32], s: &[u8; 32]| -> [u8; 64] { [*r, *s].concat().try_into().unwrap() };
