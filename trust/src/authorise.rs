@@ -8,8 +8,9 @@
 //! * EARLY for grants: a pass carries the revision in which its edges last changed and counts only once that revision
 //!   is durable. Losing a grant is safe, losing a revocation is not.
 //! * It never waits: not behind writers, not behind the disk. Writers are the store's lock holders, one at a time. They
-//!   open and close passes in place, which allocates nothing: a pass that is needed for the first time is entered,
-//!   closed, before the lock is taken ([`TrustIndex::prepare`]), and it stays until its record is removed.
+//!   open and close passes in place (`passes`); a pass, once entered, stays until its record is removed.
+//! * Bounds (a scope, a membership) lie beside the pass, with the revision that they belong to: those of another
+//!   revision than the pass's are not taken for its own.
 //!
 //! A grant that replaces a grant (another scope, another end) counts like any other once it is durable; until then
 //! the peer does not pass, because the new one may be the narrower.
@@ -20,13 +21,14 @@
 //! Not here: the deny list, which is configuration (`book`).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use handfast_protocol::{NetworkId, PeerId, Scope, ServiceName, UnixMillis};
 
 use crate::caps::{RuleUse, Strangers};
 use crate::census::{Census, Counted};
 use crate::networks::Members;
+use crate::passes::{Open, Passes, Shut};
 use crate::record::{Index, Revision};
 use crate::seeded::SeededState;
 use crate::trust_record::{Edge, Rule, Side, TrustRecord, TrustState};
@@ -69,26 +71,10 @@ pub enum Denied {
     NotAMember,
 }
 
-/// Of a pass that lets nobody through.
-const CLOSED: u64 = u64::MAX;
-
-/// Of a pass that is being changed into one that is not durable yet.
-const CHANGING: u64 = u64::MAX - 1;
-
-/// One peer that both ends grant, or have granted.
 #[derive(Debug)]
-struct Pass {
-    /// In which revision its edges last changed. No two openings have the same, so that it also tells whether `until`
-    /// belongs to it.
-    since: AtomicU64,
-    /// When the first of the two grants ends.
-    until: AtomicU64,
-    /// Bounds, where one of the two has any. Other bounds need another pass.
-    bounds: Option<Arc<Bounds>>,
-}
-
-#[derive(Debug, PartialEq, Eq)]
 struct Bounds {
+    /// Of which opening of the pass.
+    since: Revision,
     inbound: Option<Scope>,
     outbound: Option<Scope>,
     /// In which network the peer must be a member,
@@ -97,47 +83,12 @@ struct Bounds {
     we_in: Option<NetworkId>,
 }
 
-impl Pass {
-    fn closed(bounds: Option<Bounds>) -> Pass {
-        Pass { since: AtomicU64::new(CLOSED), until: AtomicU64::new(0), bounds: bounds.map(Arc::new) }
-    }
-
-    fn is_open(&self) -> bool {
-        self.since.load(Ordering::Relaxed) != CLOSED
-    }
-
-    /// For the holder of the store's lock, as `close` is.
-    fn open(&self, since: Revision, until: u64) {
-        self.since.store(CHANGING, Ordering::Relaxed);
-        // Whoever sees the new end sees that the pass is no longer what it was.
-        fence(Ordering::Release);
-        self.until.store(until, Ordering::Relaxed);
-        self.since.store(since.0, Ordering::Release);
-    }
-
-    fn close(&self) {
-        self.since.store(CLOSED, Ordering::Release);
-    }
-
-    /// When it ends, if it is open and durable. A change meanwhile has made it something that is neither.
-    fn until(&self, durable: Revision) -> Result<u64, Denied> {
-        let since = self.since.load(Ordering::Acquire);
-        if since == CLOSED {
-            return Err(Denied::NotTrusted);
-        }
-        let until = self.until.load(Ordering::Relaxed);
-        fence(Ordering::Acquire);
-        if since > durable.0 || self.since.load(Ordering::Relaxed) != since {
-            return Err(Denied::NotDurable);
-        }
-        Ok(until)
-    }
-}
-
 /// The index of the trust store.
 #[derive(Default)]
 pub struct TrustIndex {
-    passes: papaya::HashMap<PeerId, Pass, SeededState>,
+    passes: Passes,
+    /// Of those passes that have any.
+    bounds: papaya::HashMap<PeerId, Arc<Bounds>, SeededState>,
     /// How many of them are open.
     open: AtomicUsize,
     /// How many of them a membership holds up, as far as was told.
@@ -174,14 +125,22 @@ impl TrustIndex {
         now: UnixMillis,
         members: Option<(&Members, PeerId)>,
     ) -> Result<(), Denied> {
-        let passes = self.passes.pin();
-        let pass = passes.get(peer).ok_or(Denied::NotTrusted)?;
-        if pass.until(durable)? <= now.0 {
+        let open = self.passes.look(peer).ok_or(Denied::NotTrusted)?.map_err(|shut| match shut {
+            Shut::Closed => Denied::NotTrusted,
+            Shut::Changing => Denied::NotDurable,
+        })?;
+        if open.since > durable {
+            return Err(Denied::NotDurable);
+        }
+        if open.until <= now.0 {
             return Err(Denied::Expired);
         }
-        let Some(bounds) = &pass.bounds else {
+        if !open.bounded {
             return Ok(());
-        };
+        }
+        let bounds = self.bounds.pin();
+        // Those of another opening: the pass has been changed since.
+        let bounds = bounds.get(peer).filter(|bounds| bounds.since == open.since).ok_or(Denied::NotDurable)?;
         let is_in = |network: &Option<NetworkId>, subject: fn(&PeerId, PeerId) -> PeerId| {
             let Some(network) = network else {
                 return true;
@@ -203,7 +162,7 @@ impl TrustIndex {
 
     /// When the first of the two grants of a trusted peer ends.
     pub fn ends_at(&self, peer: &PeerId) -> Option<UnixMillis> {
-        let until = self.passes.pin().get(peer)?.until(Revision(CHANGING - 1)).ok()?;
+        let until = self.passes.look(peer)?.ok()?.until;
         Some(until).filter(|until| *until != u64::MAX).map(UnixMillis)
     }
 
@@ -262,6 +221,7 @@ fn grants(record: &TrustRecord) -> Option<(&Edge, &Edge)> {
 fn bounds(record: &TrustRecord, ours: &Edge, theirs: &Edge) -> Option<Bounds> {
     let bounded = ours.terms.scope.is_some() || theirs.terms.scope.is_some() || record.rests_on_networks();
     bounded.then(|| Bounds {
+        since: record.edges_at,
         inbound: ours.terms.scope.clone(),
         outbound: theirs.terms.scope.clone(),
         peer_in: ours.terms.network,
@@ -282,40 +242,27 @@ fn is_idle(record: Option<&TrustRecord>) -> bool {
 }
 
 impl TrustIndex {
-    /// Before the lock is taken for a change to `record`: enters a pass where it needs one that is not there, a closed
-    /// one. Without this, the change does so itself, and holds the lock for longer.
-    pub fn prepare(&self, peer: &PeerId, record: &TrustRecord) {
-        if let Some((ours, theirs)) = grants(record) {
-            self.passes.pin().get_or_insert_with(*peer, || Pass::closed(bounds(record, ours, theirs)));
-        }
-    }
-
     fn edges_changed(&self, key: &PeerId, new: Option<&TrustRecord>) {
-        let passes = self.passes.pin();
-        let held = passes.get(key);
-        let was_open = held.is_some_and(Pass::is_open);
         let next = new.and_then(|record| Some((record, grants(record)?)));
-        match (held, next) {
-            (held, Some((record, (ours, theirs)))) => {
-                let bounds = bounds(record, ours, theirs);
-                match held {
-                    Some(held) if held.bounds.as_deref() == bounds.as_ref() => {
-                        held.open(record.edges_at, until(ours, theirs));
-                    }
-                    _ => {
-                        let pass = Pass::closed(bounds);
-                        pass.open(record.edges_at, until(ours, theirs));
-                        passes.insert(*key, pass);
-                    }
-                }
+        let pass = if next.is_some() { self.passes.enter(key) } else { self.passes.find(key) };
+        let Some(pass) = pass else { return };
+        let (was_open, was_bounded) = (pass.is_open(), pass.is_bounded());
+        if let Some((record, (ours, theirs))) = next {
+            let bounds = bounds(record, ours, theirs);
+            let open = Open { since: record.edges_at, until: until(ours, theirs), bounded: bounds.is_some() };
+            pass.begin_change();
+            if let Some(bounds) = bounds {
+                self.bounds.pin().insert(*key, Arc::new(bounds));
             }
-            (Some(held), None) => {
-                held.close();
-                if new.is_none() {
-                    passes.remove(key);
-                }
-            }
-            (None, None) => {}
+            pass.open(open);
+        } else {
+            pass.close();
+        }
+        if was_bounded && !pass.is_bounded() {
+            self.bounds.pin().remove(key);
+        }
+        if new.is_none() {
+            self.passes.remove(key);
         }
         match (was_open, next.is_some()) {
             (false, true) => {
@@ -330,6 +277,14 @@ impl TrustIndex {
 }
 
 impl Index<TrustRecord> for TrustIndex {
+    fn expect(&self, records: usize) {
+        self.passes.expect(records);
+    }
+
+    fn restock(&self) {
+        self.passes.restock();
+    }
+
     fn changed(&self, key: &PeerId, old: Option<&TrustRecord>, new: Option<&Arc<TrustRecord>>, revision: Revision) {
         let new = new.map(|record| &**record);
         if !old.zip(new).is_some_and(|(old, new)| old.has_same_edges(new)) {

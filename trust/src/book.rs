@@ -415,9 +415,6 @@ impl Book {
             return Some(updated);
         }
         let mut next = record.map(|record| Next::new(before.map(|before| &**before), record));
-        if let Some(next) = &next {
-            self.store.index().prepare(&moment.peer, &next.record);
-        }
         let mut removed = None;
         let (stored, _) = self.store.write(|table| {
             let same = match (table.get(&moment.peer), before) {

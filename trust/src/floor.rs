@@ -117,7 +117,7 @@ fn read<M: Medium>(medium: &mut M, owner: &[u8; 32]) -> Result<(Floor, bool), St
     // One byte more than it has, to notice whatever follows.
     let mut bytes = [0; BYTES + 1];
     let read =
-        crate::recover::read_up_to(&mut file, 0, &mut bytes).map_err(|error| StoreError::io(FLOOR_FILE, error))?;
+        crate::replay::read_up_to(&mut file, 0, &mut bytes).map_err(|error| StoreError::io(FLOOR_FILE, error))?;
     let damaged = |offset, fault| Err(StoreError::damaged(FLOOR_FILE, offset, fault));
     if read != BYTES {
         return damaged(read as u64, DamageFault::ShortHeader);

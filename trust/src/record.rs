@@ -163,6 +163,12 @@ pub trait Record: Send + Sync + Sized + 'static {
 pub trait Index<R: Record>: Default + Send + Sync + 'static {
     /// Called inside the store's lock for every change, before its release, and for each record at recovery.
     fn changed(&self, key: &R::Key, old: Option<&R>, new: Option<&Arc<R>>, revision: Revision);
+
+    /// Called before recovery: so many records will come, about.
+    fn expect(&self, _: usize) {}
+
+    /// Called outside the lock, after each change: brings what the next ones may need, so that they need not allocate.
+    fn restock(&self) {}
 }
 
 impl<R: Record> Index<R> for () {

@@ -12,12 +12,12 @@ use std::ops::ControlFlow;
 use crate::error::{DiskError, DiskErrorKind, StoreError};
 use crate::floor::Floor;
 use crate::frame::{
-    DIGEST_BYTES, Digest, FILE_HEADER_BYTES, FRAME_HEADER_BYTES, FRAME_MAGIC, FrameHeader, FrameKind,
+    DIGEST_BYTES, Digest, FILE_HEADER_BYTES, FRAME_HEADER_BYTES, FRAME_MAGIC, FileHeader, FrameHeader, FrameKind,
     MAX_PAYLOAD_BYTES, RawChange, frame_digest, split_change,
 };
 use crate::medium::{Medium, MediumFile};
 use crate::record::{FileKind, Record, RecordFault, Revision};
-use crate::recover::{Reader, Sink, replay};
+use crate::replay::{Reader, Sink, replay};
 
 /// What verifying a file has shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,17 +98,27 @@ impl<R> Default for Sizes<R> {
 }
 
 impl<R: Record> Sink for Sizes<R> {
-    fn change(&mut self, change: RawChange<'_>) -> Result<(), RecordFault> {
+    /// A key, and how many bytes its record has, if it has one.
+    type Change = (Box<[u8]>, Option<u32>);
+
+    fn decode(_: &FileHeader, change: RawChange<'_>) -> Result<Self::Change, RecordFault> {
         let key = R::decode_key(change.key)?;
-        match change.record {
+        let bytes = match change.record {
             Some(record) => {
                 R::decode(&key, record)?;
                 let bytes = 7 + change.key.len() + record.len();
-                self.bytes.insert(change.key.into(), u32::try_from(bytes).unwrap_or(u32::MAX));
+                Some(u32::try_from(bytes).unwrap_or(u32::MAX))
             }
-            None => drop(self.bytes.remove(change.key)),
+            None => None,
+        };
+        Ok((change.key.into(), bytes))
+    }
+
+    fn take(&mut self, (key, bytes): Self::Change) {
+        match bytes {
+            Some(bytes) => drop(self.bytes.insert(key, bytes)),
+            None => drop(self.bytes.remove(&key)),
         }
-        Ok(())
     }
 
     fn records(&self) -> u64 {

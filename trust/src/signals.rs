@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use crate::error::{DiskErrorKind, DurabilityError};
 use crate::record::Revision;
-use crate::sync::{AtomicU64, Monitor, Ordering};
+use crate::sync::{Apart, AtomicU64, Monitor, Ordering};
 
 /// The durable revision of one store. Cloning it is cheap; all clones are one.
 #[derive(Debug, Clone)]
@@ -26,8 +26,8 @@ pub struct Durable {
 
 #[derive(Debug)]
 struct Shared {
-    durable: AtomicU64,
-    waiting: Monitor<Waiting>,
+    durable: Apart<AtomicU64>,
+    waiting: Apart<Monitor<Waiting>>,
 }
 
 #[derive(Debug, Default)]
@@ -45,7 +45,8 @@ struct Place {
 
 impl Durable {
     pub(crate) fn new(durable: Revision) -> (Self, Publisher) {
-        let shared = Arc::new(Shared { durable: AtomicU64::new(durable.0), waiting: Monitor::new(Waiting::default()) });
+        let (durable, waiting) = (AtomicU64::new(durable.0), Monitor::new(Waiting::default()));
+        let shared = Arc::new(Shared { durable: Apart(durable), waiting: Apart(waiting) });
         (Self { shared: Arc::clone(&shared) }, Publisher { shared })
     }
 

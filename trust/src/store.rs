@@ -18,9 +18,9 @@ use std::sync::Arc;
 
 use crate::hold::{HoldTimes, HoldTimesSnapshot};
 use crate::medium::Clock;
-use crate::record::{Record, Revision};
+use crate::record::{Index as _, Record, Revision};
 use crate::signals::{Durable, Publisher};
-use crate::sync::{AtomicU64, Bell, Lock, Ordering};
+use crate::sync::{Apart, AtomicU64, Bell, Lock, Ordering};
 use crate::table::{Cursor, Supplies, Table, Taken, Urgency, WALK_HOLD_RECORDS, WALK_RECORDS_MAX, new_chunk};
 
 /// The records of one kind. Cloning it is cheap; all clones are one store.
@@ -29,13 +29,14 @@ pub struct Store<R: Record> {
 }
 
 struct Shared<R: Record> {
-    table: Lock<Table<R>>,
+    /// What every change writes is in no cache line with what readers need who do not wait.
+    table: Apart<Lock<Table<R>>>,
+    revision: Apart<AtomicU64>,
+    holds: Apart<HoldTimes>,
     index: Arc<R::Index>,
     durable: Durable,
-    revision: AtomicU64,
     bell: Bell,
     clock: Arc<dyn Clock>,
-    holds: HoldTimes,
 }
 
 impl<R: Record> Clone for Store<R> {
@@ -51,12 +52,12 @@ impl<R: Record> Store<R> {
         let (durable, publisher) = Durable::new(durable);
         let shared = Shared {
             index: Arc::clone(table.index()),
-            table: Lock::new(table),
+            table: Apart(Lock::new(table)),
             durable,
-            revision: AtomicU64::new(revision.0),
+            revision: Apart(AtomicU64::new(revision.0)),
             bell,
             clock,
-            holds: HoldTimes::default(),
+            holds: Apart(HoldTimes::default()),
         };
         (Self { shared: Arc::new(shared) }, publisher)
     }
@@ -83,6 +84,7 @@ impl<R: Record> Store<R> {
             let mut supplies = Supplies::of(wanted);
             self.locked(|table| table.supply(&mut supplies));
         }
+        self.shared.index.restock();
         (out, revision)
     }
 

@@ -8,6 +8,8 @@
 //!
 //! Not here: what the locks protect.
 
+mod ahead;
+
 use std::io::Write as _;
 use std::sync::PoisonError;
 #[cfg(not(handfast_loom))]
@@ -17,17 +19,35 @@ use std::time::Duration;
 #[cfg(handfast_loom)]
 use loom::sync::{Condvar, Mutex};
 
+pub(crate) use self::ahead::Ahead;
 #[cfg(handfast_loom)]
 pub(crate) use self::flag_bell::FlagBell as Bell;
 #[cfg(not(handfast_loom))]
 pub(crate) use self::token_bell::TokenBell as Bell;
 #[cfg(handfast_loom)]
-pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 #[cfg(not(handfast_loom))]
-pub(crate) use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+pub(crate) use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 
 /// A number that is only counted and shown: nobody relies on its order with anything.
 pub(crate) use std::sync::atomic::AtomicU64 as Counter;
+
+/// Something that is brought once and then stays.
+pub(crate) use std::sync::OnceLock;
+
+/// Has cache lines of its own (two, since processors fetch them in pairs): what some threads write often does not take
+/// from others what they only read.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(crate) struct Apart<T>(pub(crate) T);
+
+impl<T> std::ops::Deref for Apart<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
 
 /// Says why, and ends the process: no waiter may be told anything any more.
 pub(crate) fn die(what: &str) -> ! {

@@ -40,6 +40,12 @@ pub const WALK_RECORDS_MAX: usize = 256;
 /// Most sub-maps that one hold of the lock looks into, for tables that are nearly empty.
 const WALK_SUB_MAPS_MAX: usize = 256;
 
+/// Bytes of a file for each record that an index should expect: what is too little or too much costs little.
+const EXPECTED_RECORD_BYTES: u64 = 512;
+
+/// More than so many are not expected: a file may be long and hold little.
+const EXPECTED_RECORDS_MAX: u64 = 1 << 20;
+
 /// How soon a change must be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Urgency {
@@ -201,10 +207,28 @@ impl<R: Record> Table<R> {
     }
 
     fn hash(&self, key: &R::Key) -> u64 {
-        let mut hasher = DefaultHasher::new();
-        hasher.write_u64(self.seed);
-        key.hash(&mut hasher);
-        hasher.finish()
+        seeded_hash(self.seed, key)
+    }
+}
+
+fn seeded_hash<K: Hash>(seed: u64, key: &K) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write_u64(seed);
+    key.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// A change read from the disk, on its way into a table.
+pub(crate) struct ReadChange<R: Record> {
+    hash: u64,
+    key: R::Key,
+    record: Option<Arc<R>>,
+}
+
+impl<R: Record> ReadChange<R> {
+    /// For a table with this seed.
+    pub(crate) fn new(seed: u64, key: R::Key, record: Option<R>) -> Self {
+        Self { hash: seeded_hash(seed, &key), key, record: record.map(Arc::new) }
     }
 }
 
@@ -247,11 +271,6 @@ impl<R: Record> Table<R> {
 
     pub(crate) const fn seed(&self) -> u64 {
         self.seed
-    }
-
-    /// For a table that is still empty.
-    pub(crate) const fn set_seed(&mut self, seed: u64) {
-        self.seed = seed;
     }
 
     /// A checkpoint begins to walk, or has ended.
@@ -329,30 +348,39 @@ impl<R: Record> Table<R> {
         cursor.sub_map < SUB_MAPS
     }
 
-    /// Applies a change read from the disk: no revision, no index, not dirty.
-    pub(crate) fn replay(&mut self, key: R::Key, record: Option<R>) {
-        let hash = self.hash(&key);
+    /// Changes of a file of so many bytes will be read into the table, which is empty, and takes over its order.
+    pub(crate) fn expect(&mut self, seed: u64, file_bytes: u64) {
+        self.seed = seed;
+        let records = (file_bytes / EXPECTED_RECORD_BYTES).min(EXPECTED_RECORDS_MAX);
+        self.index.expect(usize::try_from(records).unwrap_or(usize::MAX));
+    }
+
+    /// Applies a change read from the disk: no revision, not dirty.
+    pub(crate) fn replay(&mut self, change: ReadChange<R>) {
+        let ReadChange { hash, key, record } = change;
         let sub_map = &mut self.groups[group_of(hash)].get_or_insert_with(new_group)[place_of(hash)];
         match (find(sub_map, hash, &key), record) {
-            (Ok(at), Some(record)) => sub_map[at].record = Arc::new(record),
+            (Ok(at), Some(record)) => {
+                self.index.changed(&key, Some(&sub_map[at].record), Some(&record), Revision::ZERO);
+                sub_map[at].record = record;
+            }
             (Ok(at), None) => {
+                self.index.changed(&key, Some(&sub_map[at].record), None, Revision::ZERO);
                 sub_map.remove(at);
                 self.len -= 1;
             }
             (Err(at), Some(record)) => {
-                sub_map.insert(at, Entry { hash, key, record: Arc::new(record), place: Place::NONE });
+                self.index.changed(&key, None, Some(&record), Revision::ZERO);
+                sub_map.insert(at, Entry { hash, key, record, place: Place::NONE });
                 self.len += 1;
             }
             (Err(_), None) => {}
         }
     }
 
-    /// Ends recovery: the table is at `revision`, and the index learns of every record.
-    pub(crate) fn replayed(&mut self, revision: Revision) {
+    /// Ends recovery: the table is at `revision`.
+    pub(crate) const fn replayed(&mut self, revision: Revision) {
         self.revision = revision;
-        for entry in self.groups.iter().flatten().flatten().flatten() {
-            self.index.changed(&entry.key, None, Some(&entry.record), revision);
-        }
     }
 }
 

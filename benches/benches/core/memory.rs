@@ -90,7 +90,6 @@ impl<'a> Changes<'a> {
         let peer = self.numbers.peer(self.peers);
         let record = self.record();
         let begin = self.watch.ns();
-        self.store.index().prepare(&peer, &record);
         self.store.write(|table| put(table, peer, record));
         self.watch.ns() - begin
     }
@@ -99,7 +98,6 @@ impl<'a> Changes<'a> {
     pub(crate) fn prepare(&mut self, peer: Option<PeerId>) -> Prepared<'a> {
         let peer = peer.unwrap_or_else(|| self.numbers.peer(self.peers));
         let record = self.record();
-        self.store.index().prepare(&peer, &record);
         Prepared { store: self.store, peer, record, watch: self.watch }
     }
 
