@@ -27,13 +27,18 @@ use crate::medium::{Clock, Medium, Monotonic};
 use crate::record::{FileKind, Record, Revision};
 use crate::retry::{Backoff, FaultClass, RetryPolicy};
 use crate::site::Site;
-use crate::sync::{AtomicBool, Bell, DieOnUnwind, Ordering};
+use crate::sync::{AtomicBool, Bell, DieOnUnwind, Ordering, watch};
 
 /// How long after a change at the latest the floor file is written.
 pub const FLOOR_DELAY: Duration = Duration::from_millis(500);
 
 /// How many failures in a row end the last drain of a store.
 pub(crate) const STOP_FAILURES_MAX: u32 = 3;
+
+/// How long the thread stays awake for the next ring: some twenty microseconds as long as that was worth while, less
+/// each time that it was not.
+const AWAKE_PAUSES_MAX: u32 = 1_024;
+const AWAKE_PAUSES_MIN: u32 = 16;
 
 /// When [`Drainer::step`] is to be called again. A ring of the bell calls for it at any time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -186,12 +191,20 @@ impl<M: Medium> Drainer<M> {
 
     /// Steps whenever it is time to, until it is stopped.
     pub(crate) fn run(&mut self, clock: &dyn Clock) -> FinalReport {
+        let mut awake_pauses = AWAKE_PAUSES_MAX;
         loop {
-            match self.step(clock.now()) {
-                Next::Now => {}
-                Next::At(when) => drop(self.site.bell().wait(Some(when.since(clock.now())))),
-                Next::Idle => drop(self.site.bell().wait(None)),
+            let timeout = match self.step(clock.now()) {
+                Next::Now => continue,
+                Next::At(when) => Some(when),
+                Next::Idle => None,
                 Next::Stopped => return self.report.clone(),
+            };
+            // Whoever changes one thing after another comes back sooner than this thread could be woken.
+            let bell = self.site.bell();
+            let came = watch(awake_pauses, || bell.clear());
+            awake_pauses = if came { AWAKE_PAUSES_MAX } else { (awake_pauses / 2).max(AWAKE_PAUSES_MIN) };
+            if !came {
+                bell.wait(timeout.map(|when| when.since(clock.now())));
             }
         }
     }

@@ -18,10 +18,14 @@ use loom::future::block_on;
 use loom::sync::atomic::{AtomicBool, Ordering};
 use loom::thread;
 
+use handfast_protocol::PeerId;
+
 use crate::error::{DiskErrorKind, DiskOp, DurabilityError};
 use crate::medium::{Clock, Monotonic};
+use crate::passes::{Open as PassOpen, Passes};
 use crate::record::{FileKind, Index, Record, RecordFault, Revision};
 use crate::recover::create;
+use crate::seeded::SeededState;
 use crate::signals::{Durable, Publisher};
 use crate::sim::{Blob, Fault, FaultPlan, SMALL, SimDisk};
 use crate::site::Site;
@@ -251,6 +255,92 @@ fn nothing_is_authorised_after_the_release() {
 #[test]
 fn mistake_index_updated_after_the_release() {
     must_fail("mistake_index_updated_after_the_release", "revoked and authorised", revoked_is_refused::<true>);
+}
+
+// The passes: what is there all the while is found whatever happens around it, an answer is that of the key that was asked
+// for, and what is closed is closed.
+
+fn pass_of(number: u8) -> PeerId {
+    PeerId::from_stored([number; 32])
+}
+
+fn open_pass(passes: &Passes, number: u8) {
+    let pass = passes.enter(&pass_of(number)).unwrap();
+    pass.begin_change();
+    pass.open(PassOpen { since: Revision(u64::from(number)), until: u64::from(number), bounded: false });
+}
+
+/// Beside a writer that takes out the pass before another in its chain, uses it again, and splits buckets.
+fn beside_a_writer(read: impl Fn(&Passes, &AtomicBool) + Send + Sync + 'static) {
+    let passes = Arc::new(Passes::new(SeededState::fixed()));
+    let closed = Arc::new(AtomicBool::new(false));
+    (1..4).for_each(|number| open_pass(&passes, number));
+    let writer = {
+        let (passes, closed) = (Arc::clone(&passes), Arc::clone(&closed));
+        thread::spawn(move || {
+            passes.find(&pass_of(3)).unwrap().close();
+            closed.store(true, Ordering::Release);
+            passes.remove(&pass_of(3));
+            open_pass(&passes, 4);
+            open_pass(&passes, 5);
+        })
+    };
+    read(&passes, &closed);
+    writer.join().unwrap();
+}
+
+#[test]
+fn a_pass_is_found_whatever_happens_around_it() {
+    for number in [1, 2] {
+        explore(move || {
+            beside_a_writer(move |passes, _| {
+                let found = passes.look(&pass_of(number)).expect("a pass was missed").unwrap();
+                assert_eq!(found.until, u64::from(number));
+            });
+        });
+    }
+}
+
+#[test]
+fn a_closed_pass_is_closed_and_no_other_is_taken_for_it() {
+    explore(|| {
+        beside_a_writer(|passes, closed| {
+            let closed = closed.load(Ordering::Acquire);
+            if let Some(Ok(found)) = passes.look(&pass_of(3)) {
+                assert!(!closed, "closed and passed");
+                assert_eq!((found.since, found.until), (Revision(3), 3), "the pass of another");
+            }
+        });
+    });
+    explore(|| {
+        beside_a_writer(|passes, _| {
+            if let Some(Ok(found)) = passes.look(&pass_of(4)) {
+                assert_eq!((found.since, found.until), (Revision(4), 4), "the pass of another");
+            }
+        });
+    });
+}
+
+#[test]
+fn mistake_the_end_of_a_chain_believed() {
+    must_fail("mistake_the_end_of_a_chain_believed", "a pass was missed", || {
+        beside_a_writer(|passes, _| {
+            for number in [1, 2] {
+                passes.look_once(&pass_of(number)).expect("a pass was missed").unwrap();
+            }
+        });
+    });
+}
+
+#[test]
+fn mistake_a_pass_not_looked_at_again() {
+    must_fail("mistake_a_pass_not_looked_at_again", "the pass of another", || {
+        beside_a_writer(|passes, _| {
+            if let Some(until) = passes.until_unchecked(&pass_of(3)) {
+                assert_eq!(until, 3, "the pass of another");
+            }
+        });
+    });
 }
 
 // The mistakes of the drainer: a loop of the same parts, with one of them in the wrong place.

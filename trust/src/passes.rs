@@ -196,12 +196,18 @@ struct Counts {
 
 impl Default for Passes {
     fn default() -> Passes {
+        Passes::new(SeededState::default())
+    }
+}
+
+impl Passes {
+    pub(crate) fn new(hasher: SeededState) -> Passes {
         let passes = Passes {
             passes: Grown::default(),
             heads: Grown::default(),
             buckets: AtomicU32::new(BUCKETS_FIRST),
             steps: AtomicU64::new(0),
-            hasher: SeededState::default(),
+            hasher,
             counts: Counts::default(),
         };
         passes.heads.bring(0);
@@ -397,6 +403,30 @@ impl Passes {
     fn chain(&self, bucket: u32) -> impl Iterator<Item = (u32, &Pass)> {
         let at = |at: u32| self.pass(at).map(|pass| (at, pass));
         std::iter::successors(at(self.first(bucket)), move |(_, pass)| at(pass.next()))
+    }
+}
+
+/// Planted mistakes, for the models that must notice them.
+#[cfg(test)]
+#[cfg(handfast_loom)]
+impl Passes {
+    /// Takes the end of one chain for the end of the search, whatever was done to it meanwhile.
+    pub(crate) fn look_once(&self, peer: &PeerId) -> Option<Result<Open, Shut>> {
+        let (key, hash) = (words(peer), self.hash(peer));
+        let mut at = self.first(bucket_of(hash, self.buckets.load(Ordering::Acquire)));
+        while let Some(pass) = self.pass(at) {
+            if let Some(said) = pass.read(&key) {
+                return Some(said);
+            }
+            at = pass.next();
+        }
+        None
+    }
+
+    /// Takes the first pass of the peer's bucket for what it was when its key was read.
+    pub(crate) fn until_unchecked(&self, peer: &PeerId) -> Option<u64> {
+        let pass = self.find(peer)?;
+        pass.is_open().then(|| pass.until.load(Ordering::Relaxed))
     }
 }
 

@@ -16,7 +16,10 @@ use std::time::Duration;
 
 use crate::error::{DiskErrorKind, DurabilityError};
 use crate::record::Revision;
-use crate::sync::{Apart, AtomicU64, Monitor, Ordering};
+use crate::sync::{Apart, AtomicU64, Monitor, Ordering, watch};
+
+/// How long a thread that waits stays awake: a few hundred microseconds at most, in which a good disk syncs.
+const WATCH_PAUSES_MAX: u32 = 8_192;
 
 /// The durable revision of one store. Cloning it is cheap; all clones are one.
 #[derive(Debug, Clone)]
@@ -62,13 +65,15 @@ impl Durable {
         Reached { shared: Arc::clone(&self.shared), revision, ticket }
     }
 
-    /// Waits until `revision` is durable, at most for `timeout`. Blocks the thread: not for async workers.
+    /// Waits until `revision` is durable, at most for `timeout`. Blocks the thread, and keeps its processor for the first
+    /// moments: not for async workers.
     ///
     /// # Errors
     /// As [`DurabilityError`] says.
     pub fn reached_blocking(&self, revision: Revision, timeout: Duration) -> Result<(), DurabilityError> {
         let reached = self.reached(revision);
         let shared = &self.shared;
+        watch(if timeout.is_zero() { 0 } else { WATCH_PAUSES_MAX }, || shared.durable() >= revision);
         shared
             .waiting
             .wait_until(timeout, |waiting| shared.outcome(waiting, revision, reached.ticket))

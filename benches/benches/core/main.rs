@@ -18,6 +18,10 @@ use anyhow::Result;
 
 use crate::options::Options;
 
+/// As the node has it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const USAGE: &str = "\
 cargo bench -p handfast-benches --bench core -- WHAT [OPTIONS]
 

@@ -1,4 +1,8 @@
 //! Changes of the store itself: records are ready, only the lock, the table, the index and the dirty list are passed.
+//!
+//! At every size changes go to the same number of peers, so that what differs is how many records there are beside them;
+//! and, where there are more, to all of them in turns: then each change has a record of its own to be written, and finds
+//! nothing in a cache.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +15,9 @@ use handfast_protocol::{Kind, PeerId};
 use handfast_trust::{Store, TrustRecord, Urgency};
 
 use crate::options::Options;
+
+/// Peers that changes go to at every size: as many as in the trial that the goals come from.
+const AT_WORK: usize = 10_000;
 
 /// With no record at the beginning, changes go to so many peers.
 pub(crate) const FEW: usize = 1_024;
@@ -73,11 +80,16 @@ pub(crate) struct Changes<'a> {
 impl<'a> Changes<'a> {
     /// Of a store with so many records: those are changed; of one with none, a few that are made.
     pub(crate) fn new(store: &'a Store<TrustRecord>, size: usize, thread: usize) -> Self {
+        Self::among(store, peers(size), thread)
+    }
+
+    /// Of the first so many peers, whether or not they have records.
+    pub(crate) fn among(store: &'a Store<TrustRecord>, peers: usize, thread: usize) -> Self {
         let templates = [records::record(Kind::Grant, 2), records::record(Kind::Revoke, 2)];
         let epoch = store.revision().0 + 2;
         Self {
             store,
-            peers: peers(size),
+            peers,
             templates,
             numbers: Numbers::new(thread as u64),
             epoch,
@@ -158,7 +170,7 @@ pub(crate) fn sum<'a>(all: impl IntoIterator<Item = &'a Latencies>) -> Latencies
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let mut table = Table::new(&["records, medium, threads", "changes/s", "p50 us", "p99 us", "max us"]);
+    let mut table = Table::new(&["records, changed ones, medium, threads", "changes/s", "p50 us", "p99 us", "max us"]);
     let mut subjects = Vec::new();
     for size in &options.sizes {
         subjects.push(Subject::on_disk(*size)?);
@@ -167,16 +179,18 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     for _ in 0..options.rounds {
         for threads in &options.threads {
             for subject in &subjects {
-                subject.at_each_speed(|on| {
-                    let store = &subject.stand.store;
-                    let (parts, time) = threads::run(*threads, options.time, |number, signal| {
-                        change_until(Changes::new(store, subject.size, number), signal)
+                for changed in [AT_WORK, subject.size].into_iter().take(1 + usize::from(subject.size > AT_WORK)) {
+                    subject.at_each_speed(|on| {
+                        let store = &subject.stand.store;
+                        let (parts, time) = threads::run(*threads, options.time, |number, signal| {
+                            change_until(Changes::among(store, changed, number), signal)
+                        })?;
+                        let all = sum(&parts);
+                        let label = format!("{}, {changed}, {on}, {threads}", subject.size);
+                        table.add(&label, &[rate(all.len(), time), all.us(0.5), all.us(0.99), all.us(1.0)]);
+                        Ok(())
                     })?;
-                    let all = sum(&parts);
-                    let label = format!("{}, {on}, {threads}", subject.size);
-                    table.add(&label, &[rate(all.len(), time), all.us(0.5), all.us(0.99), all.us(1.0)]);
-                    Ok(())
-                })?;
+                }
             }
         }
     }
