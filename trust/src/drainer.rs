@@ -40,6 +40,9 @@ pub(crate) const STOP_FAILURES_MAX: u32 = 3;
 const AWAKE_PAUSES_MAX: u32 = 1_024;
 const AWAKE_PAUSES_MIN: u32 = 16;
 
+/// How long changes that nobody waits for yet may wait for company: some twenty microseconds.
+const COMPANY_PAUSES_MAX: u32 = 1_024;
+
 /// When [`Drainer::step`] is to be called again. A ring of the bell calls for it at any time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Next {
@@ -203,10 +206,15 @@ impl<M: Medium> Drainer<M> {
             let bell = self.site.bell();
             let came = watch(awake_pauses, || bell.clear());
             awake_pauses = if came { AWAKE_PAUSES_MAX } else { (awake_pauses / 2).max(AWAKE_PAUSES_MIN) };
-            if !came {
-                bell.wait(timeout.map(|when| when.since(clock.now())));
+            if came || bell.wait(timeout.map(|when| when.since(clock.now()))) {
+                // Whoever changes several things and then waits has them written together.
+                watch(COMPANY_PAUSES_MAX, || self.is_waited_for());
             }
         }
+    }
+
+    fn is_waited_for(&self) -> bool {
+        self.stop.stop.load(Ordering::Acquire) || self.lanes.iter().any(|lane| lane.is_waited_for())
     }
 
     fn end(&mut self, now: Monotonic) -> Next {

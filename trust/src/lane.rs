@@ -35,6 +35,8 @@ const OUTGROWN_FACTOR: u64 = 2;
 pub(crate) trait Lane<M: Medium>: Send {
     fn kind(&self) -> FileKind;
     fn durable(&self) -> Revision;
+    /// Whether somebody waits for it.
+    fn is_waited_for(&self) -> bool;
     /// Whether its file can be believed as it is.
     fn is_settled(&self) -> bool;
     /// A checkpoint is made whether or not the log is outgrown.
@@ -276,6 +278,10 @@ impl<R: Record, M: Medium> Lane<M> for Log<R, M> {
 
     fn durable(&self) -> Revision {
         self.publisher.current()
+    }
+
+    fn is_waited_for(&self) -> bool {
+        self.publisher.is_waited_for()
     }
 
     fn is_settled(&self) -> bool {

@@ -79,8 +79,12 @@ fn on_disk(disk: &SimDisk) -> Revision {
 
 /// Explores with a bound on preemptions: three are enough for every known mistake, and keep a run in seconds.
 fn explore(model: impl Fn() + Send + Sync + 'static) {
+    explore_within(3, model);
+}
+
+fn explore_within(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
     let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(3);
+    builder.preemption_bound = Some(preemptions);
     builder.check(model);
 }
 
@@ -303,7 +307,7 @@ fn a_pass_is_found_whatever_happens_around_it() {
 
 #[test]
 fn a_closed_pass_is_closed_and_no_other_is_taken_for_it() {
-    explore(|| {
+    explore_within(2, || {
         beside_a_writer(|passes, closed| {
             let closed = closed.load(Ordering::Acquire);
             if let Some(Ok(found)) = passes.look(&pass_of(3)) {
@@ -312,7 +316,7 @@ fn a_closed_pass_is_closed_and_no_other_is_taken_for_it() {
             }
         });
     });
-    explore(|| {
+    explore_within(2, || {
         beside_a_writer(|passes, _| {
             if let Some(Ok(found)) = passes.look(&pass_of(4)) {
                 assert_eq!((found.since, found.until), (Revision(4), 4), "the pass of another");

@@ -30,6 +30,8 @@ pub struct Durable {
 #[derive(Debug)]
 struct Shared {
     durable: Apart<AtomicU64>,
+    /// The newest revision that anybody has waited for.
+    wanted: Apart<AtomicU64>,
     waiting: Apart<Monitor<Waiting>>,
 }
 
@@ -48,8 +50,8 @@ struct Place {
 
 impl Durable {
     pub(crate) fn new(durable: Revision) -> (Self, Publisher) {
-        let (durable, waiting) = (AtomicU64::new(durable.0), Monitor::new(Waiting::default()));
-        let shared = Arc::new(Shared { durable: Apart(durable), waiting: Apart(waiting) });
+        let (durable, wanted) = (Apart(AtomicU64::new(durable.0)), Apart(AtomicU64::new(0)));
+        let shared = Arc::new(Shared { durable, wanted, waiting: Apart(Monitor::new(Waiting::default())) });
         (Self { shared: Arc::clone(&shared) }, Publisher { shared })
     }
 
@@ -100,6 +102,9 @@ impl Shared {
             waiting.next_ticket += 1;
             let ticket = waiting.next_ticket;
             waiting.places.insert((revision, ticket), Place::default());
+            if self.wanted.load(Ordering::Relaxed) < revision.0 {
+                self.wanted.store(revision.0, Ordering::Relaxed);
+            }
             ticket
         })
     }
@@ -179,6 +184,11 @@ pub(crate) struct Publisher {
 impl Publisher {
     pub(crate) fn current(&self) -> Revision {
         self.shared.durable()
+    }
+
+    /// Whether somebody has begun to wait for what is not durable yet.
+    pub(crate) fn is_waited_for(&self) -> bool {
+        self.shared.wanted.load(Ordering::Relaxed) > self.shared.durable().0
     }
 
     /// Every step of one attempt that covered `revision` has succeeded.

@@ -87,14 +87,7 @@ impl<'a> Changes<'a> {
     pub(crate) fn among(store: &'a Store<TrustRecord>, peers: usize, thread: usize) -> Self {
         let templates = [records::record(Kind::Grant, 2), records::record(Kind::Revoke, 2)];
         let epoch = store.revision().0 + 2;
-        Self {
-            store,
-            peers,
-            templates,
-            numbers: Numbers::new(thread as u64),
-            epoch,
-            watch: Stopwatch::start(),
-        }
+        Self { store, peers, templates, numbers: Numbers::new(thread as u64), epoch, watch: Stopwatch::start() }
     }
 
     /// Makes one, of any peer; how long it took, in nanoseconds, with the lock but without the making of the record.
