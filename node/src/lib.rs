@@ -5,6 +5,7 @@
 
 pub mod admission;
 pub mod authority_file;
+pub mod bare_node;
 pub mod cli;
 pub mod clock;
 pub mod commands;

@@ -18,31 +18,22 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use handfast_protocol::{CloseCode, PeerId};
-use handfast_trust::{Book, DirectoryLock, EndReason, Medium, RealDir, Sessions};
-use rand::SeedableRng as _;
-use rand::rngs::StdRng;
+use handfast_trust::{DirectoryLock, EndReason, Medium, RealDir};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{oneshot, watch};
 use tokio::time::MissedTickBehavior;
 
-use crate::clock::unix_now;
+use crate::bare_node::BareNode;
 use crate::commands::{NODE_ROLE, Patience, acquire};
 use crate::config::Config;
 use crate::control::api::{ApiError, ErrorCode, ReadyReply};
 use crate::control::{server, socket};
 use crate::data_dir::DataDir;
-use crate::engine::{Engine, Parts};
-use crate::entropy;
-use crate::events::EventLog;
-use crate::join::upkeep;
-use crate::links;
-use crate::operations::{Live, Operator, policy};
-use crate::outbox::{self, OutboxBell};
+use crate::engine::Engine;
+use crate::operations::{Live, Operator};
 use crate::output::Output;
-use crate::stores::{self, Stores};
+use crate::stores;
 use crate::storm::slow_medium::SlowMedium;
-use crate::transport::Transport;
-use crate::views;
 
 /// How long running exchanges may take to finish when the node stops.
 const STOP_PATIENCE: Duration = Duration::from_secs(2);
@@ -53,8 +44,6 @@ const FAREWELL: Duration = Duration::from_millis(200);
 const RUNTIME_PATIENCE: Duration = Duration::from_secs(2);
 /// How often expired grants are looked for. `authorise` needs no sweep: it compares with the clock itself.
 const EXPIRY_EVERY: Duration = Duration::from_secs(1);
-/// How long a start waits until the sessions of a dead run are closed on disk.
-const ORPHANS_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a node is started with.
 pub struct RunOptions {
@@ -67,13 +56,11 @@ pub struct RunOptions {
 
 /// A node that runs. [`Node::stop`] ends it in order; dropping it ends it as a crash would.
 pub struct Node {
-    engine: Arc<Engine>,
+    bare: BareNode,
     operator: Arc<Operator>,
     data: Runtime,
-    tasks: Vec<tokio::task::JoinHandle<()>>,
     control: JoinHandle<()>,
     stop_control: watch::Sender<bool>,
-    stores: Stores,
     socket: PathBuf,
 }
 
@@ -107,61 +94,20 @@ impl Node {
         config: Config,
         medium: impl FnOnce(RealDir) -> M,
     ) -> Result<Node, ApiError> {
-        let stores::Opened { key, networks, stores, clock } = stores::open_all_on(data_dir, lock, medium)?;
+        let opened = stores::open_all_on(data_dir, lock, medium)?;
         let data =
             Builder::new_multi_thread().thread_name("data").enable_all().build().map_err(|error| no_runtime(&error))?;
-        let incarnation = entropy::incarnation()?;
-        let events = Arc::new(EventLog::new());
-        let (sessions, orphans, revision) = Sessions::open(stores.sessions.clone(), incarnation, unix_now());
-        if orphans > 0 {
-            let closed = sessions.durable().reached_blocking(revision, ORPHANS_PATIENCE);
-            match closed {
-                Ok(()) => tracing::info!(sessions = orphans, "closed the sessions of a run that died"),
-                Err(error) => {
-                    tracing::warn!(%error, sessions = orphans, "sessions of a dead run are not closed on disk")
-                }
-            }
-        }
-        if config.policy_accept_all {
-            tracing::warn!("every request is granted (policy.accept_all): for tests and storms only");
-        }
-        let observer_events = events.clone();
-        let observer = Box::new(move |peer: &PeerId, transition: &handfast_trust::Transition| {
-            tracing::info!(peer = %peer.short(), from = %transition.from, to = %transition.to,
-                revision = transition.revision.0, cause = transition.cause.as_str(), "trust changed");
-            observer_events.push(transition.to.as_str(), Some(*peer), &views::event_cause(transition));
-        });
-        let transport = {
+        let bare = {
             let _inside = data.enter();
-            Transport::bind(&config.listen, &key, &config.transport())
-                .map_err(|error| ApiError::new(ErrorCode::Failure, format!("{error}.")).hint(error.hint()))?
+            BareNode::start(opened, config)?
         };
-        let engine = Arc::new(Engine::new(Parts {
-            book: Book::new(stores.trust.clone(), key.clone(), policy(&config), observer),
-            peers: stores.peers.clone(),
-            sessions: Arc::new(sessions),
-            events: events.clone(),
-            transport,
-            incarnation,
-            config,
-            clock,
-            health: stores.health(),
-            outbox: OutboxBell::default(),
-            networks,
-            key,
-        }));
-        let rng = || entropy::bytes().map(StdRng::from_seed);
-        let tasks = vec![
-            data.spawn(links::accept(engine.clone())),
-            data.spawn(outbox::run(engine.clone(), rng()?)),
-            data.spawn(upkeep::run(engine.clone(), rng()?)),
-        ];
+        let engine = bare.engine().clone();
         let live = Live { engine: engine.clone(), data: data.handle().clone() };
         let operator = Arc::new(Operator::of_node(live, data_dir));
         let socket = data_dir.control_socket(|name| std::env::var_os(name))?;
         let (stop_control, stopped) = watch::channel(false);
-        let control = spawn_control(control, socket.clone(), operator.clone(), engine.clone(), data_dir, stopped)?;
-        Ok(Node { engine, operator, data, tasks, control, stop_control, stores, socket })
+        let control = spawn_control(control, socket.clone(), operator.clone(), engine, data_dir, stopped)?;
+        Ok(Node { bare, operator, data, control, stop_control, socket })
     }
 
     /// As [`Node::start`], for whoever holds the directory's lock already.
@@ -175,12 +121,12 @@ impl Node {
 
     /// Who this node is.
     pub fn peer_id(&self) -> PeerId {
-        self.engine.book.me()
+        self.bare.engine().book.me()
     }
 
     /// Where it listens.
     pub fn local_addrs(&self) -> Vec<SocketAddr> {
-        self.engine.transport.local_addrs()
+        self.bare.engine().transport.local_addrs()
     }
 
     /// What its operator may do.
@@ -190,7 +136,7 @@ impl Node {
 
     /// The engine, for programs that embed a node.
     pub fn engine(&self) -> &Arc<Engine> {
-        &self.engine
+        self.bare.engine()
     }
 
     /// The runtime on which everything that touches the network runs.
@@ -208,10 +154,8 @@ impl Node {
             tracing::error!("the control thread had died");
         }
         // Intake and outbox end; exchanges that run may finish.
-        for task in &self.tasks {
-            task.abort();
-        }
-        let engine = self.engine.clone();
+        self.bare.end_tasks();
+        let engine = self.bare.engine().clone();
         self.data.block_on(async move {
             for peer in engine.registry.session_peers() {
                 engine.registry.cut(&peer, EndReason::Stopped);
@@ -223,7 +167,7 @@ impl Node {
         });
         self.data.shutdown_timeout(RUNTIME_PATIENCE);
         socket::remove(&self.socket);
-        self.stores.close().map(|_| ())
+        self.bare.close().map(|_| ())
     }
 }
 

@@ -23,6 +23,7 @@ use std::sync::Arc;
 use handfast_protocol::exchange::{AnswerTerms, Offer, Parties, Shown};
 use handfast_protocol::{Address, Held, Kind, Note, PeerId, SecretKey, UnixMillis, Verified};
 
+pub use self::by_network::Reconciled;
 use self::next::{Next, is_bought_by_a_stranger};
 use crate::authorise::{Denied, Direction, Purpose};
 use crate::caps::SourcePrefix;

@@ -77,7 +77,7 @@ pub mod sessions;
 pub mod trust_record;
 
 pub use authorise::{Denied, Direction, Purpose};
-pub use book::{Book, Policy, Updated};
+pub use book::{Book, Policy, Reconciled, Updated};
 pub use census::Counted;
 pub use networks::{Members, NetRecord, NetworkRefusal, Networks, Standing};
 pub use peers::PeerRecord;

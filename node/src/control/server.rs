@@ -78,6 +78,7 @@ pub async fn serve(
         once: Once::default(),
         followers: Arc::new(Semaphore::new(FOLLOWERS_MAX)),
         lookers: Arc::new(Semaphore::new(LOOKERS_MAX)),
+        walkers: Arc::new(Semaphore::new(LOOKERS_MAX)),
         stop: stop.clone(),
         data_dir: HeaderValue::try_from(header_of(data_dir.path())).unwrap_or(HeaderValue::from_static("")),
     });
@@ -166,6 +167,7 @@ struct Api {
     once: Once,
     followers: Arc<Semaphore>,
     lookers: Arc<Semaphore>,
+    walkers: Arc<Semaphore>,
     stop: watch::Receiver<bool>,
     data_dir: HeaderValue,
 }
@@ -179,7 +181,7 @@ fn router(api: Api) -> Router {
         std::future::ready(response)
     };
     Router::new()
-        .route("/v1/status", get(|State(api): Shared| async move { reply(Ok(api.operator.status())) }))
+        .route("/v1/status", get(status))
         .route("/v1/peers", get(peers))
         .route("/v1/pending", get(|State(api): Shared| look_through(api, |operator| Ok(operator.pending()))))
         .route("/v1/sessions", get(|State(api): Shared| look_through(api, |operator| Ok(operator.sessions()))))
@@ -224,16 +226,34 @@ async fn explain(State(api): Shared, query: Result<Query<ExplainQuery>, QueryRej
     look_through(api, move |operator| asked(query).and_then(|query| operator.explain(&query.peer))).await
 }
 
-/// What looks at every record, and writes a row for each, does so off the control thread, a few at once. A panic in it
-/// is the error of this one request.
+/// Where there are networks it walks their rosters, off the control thread too, and waits for no list of records.
+async fn status(State(api): Shared) -> Response {
+    if !api.operator.is_in_a_network() {
+        return reply(Ok(api.operator.status_at_once()));
+    }
+    let walkers = Arc::clone(&api.walkers);
+    aside(api, walkers, |operator| Ok(operator.status())).await
+}
+
+/// What looks at every record, and writes a row for each, does so off the control thread, a few at once.
 async fn look_through<T: Serialize + Send + 'static>(
     api: Arc<Api>,
+    work: impl FnOnce(&Operator) -> Result<T, ApiError> + Send + 'static,
+) -> Response {
+    let lookers = Arc::clone(&api.lookers);
+    aside(api, lookers, work).await
+}
+
+/// Off the control thread, with one of `places`. A panic in it is the error of this one request.
+async fn aside<T: Serialize + Send + 'static>(
+    api: Arc<Api>,
+    places: Arc<Semaphore>,
     work: impl FnOnce(&Operator) -> Result<T, ApiError> + Send + 'static,
 ) -> Response {
     let broken =
         || failed(StatusCode::INTERNAL_SERVER_ERROR, ApiError::new(ErrorCode::Failure, "Looking failed; see the log."));
     // The permit lives as long as the work, also where nobody waits for it any more.
-    let Ok(permit) = Arc::clone(&api.lookers).acquire_owned().await else {
+    let Ok(permit) = places.acquire_owned().await else {
         return broken();
     };
     let work = move || {
@@ -299,7 +319,7 @@ where
 }
 
 async fn metrics_text(State(api): Shared) -> Response {
-    let text = metrics::openmetrics(&api.operator.status(), &api.operator.measured());
+    let text = metrics::openmetrics(&api.operator.status_at_once(), &api.operator.measured());
     ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response()
 }
 

@@ -5,6 +5,8 @@
 //! certificate again); decided afresh; replied. Joiner side: certificate read (nothing: asking again gets the same);
 //! kept; durable (the join is resumed without the ticket); notices and roster kept; all durable; done.
 //!
+//! Each step is told at TRACE with its name, as `step`: the suite that kills either side at every step holds it there.
+//!
 //! Deadlines: each frame, the disk, the whole conversation. Pages are checked off the async workers, behind a gate of
 //! [`VERIFY_MAX`] at a time, and the permit is inside the closure. A dropped driver loses nothing that was promised.
 
@@ -77,17 +79,21 @@ async fn converse_within(
     let _turn = link.outbound_join.acquire().await.map_err(|_| JoinFault::Closed)?;
     let (mut machine, first) = Joiner::start(engine.book.me(), errand);
     let (mut out, mut input) = link.connection.open_bi().await.map_err(|_| JoinFault::Closed)?;
+    tracing::trace!(step = "connected");
     let sent = async {
         send(&mut out, &codec::frame(&Head::new(StreamKind::Join))).await?;
         send(&mut out, first.as_slice()).await
     };
     sent.await.map_err(|_| JoinFault::Closed)?;
     drop(first);
+    tracing::trace!(step = "asked");
     let mut next = joiner_input(read_frame_in_time(&mut input, JOIN_FRAME_BYTES_MAX).await)?;
     loop {
+        tracing::trace!(step = step_of(&next));
         next = match machine.handle(next) {
             JoinerOutput::Ask(frame) => {
                 send(&mut out, &frame).await.map_err(|_| JoinFault::Closed)?;
+                tracing::trace!(step = "asked");
                 joiner_input(read_frame_in_time(&mut input, JOIN_FRAME_BYTES_MAX).await)?
             }
             JoinerOutput::Keep(brought) => keep(engine, link, brought, joined).await?,
@@ -104,6 +110,29 @@ async fn converse_within(
                 return result.map_err(ConversationFault::Join);
             }
         };
+    }
+}
+
+/// What the joiner has just done.
+fn step_of(input: &JoinerInput) -> &'static str {
+    match input {
+        JoinerInput::Frame(_) => "read",
+        JoinerInput::Kept(_) => "kept",
+        JoinerInput::Durable(_) => "durable",
+        JoinerInput::NotBelieved => "not believed",
+        JoinerInput::Deadline => "deadline",
+        JoinerInput::Closed => "closed",
+    }
+}
+
+/// And the host.
+fn host_step_of(input: &JoinHostInput) -> &'static str {
+    match input {
+        JoinHostInput::Frame(_) => "host: read",
+        JoinHostInput::Decided { .. } => "host: decided",
+        JoinHostInput::Durable(_) => "host: durable",
+        JoinHostInput::Deadline => "host: deadline",
+        JoinHostInput::Closed => "host: closed",
     }
 }
 
@@ -148,11 +177,18 @@ async fn keep(
             // Of a neighbour on this machine we hear of other neighbours.
             let local_too =
                 engine.config.dial_local_addresses || canonical(link.connection.remote_address()).ip().is_loopback();
+            let host = link.peer;
             let learnt = checked(move || {
                 let changed = work.networks.learn(entries.iter().map(|entry| &entry.membership), now)?;
                 // Nothing is promised of members: nobody waits for the disk.
                 work.membership_changed(&changed.affected);
                 take_addresses(&work, &entries, local_too);
+                // While the next page is read, these are met. The host is met on this connection.
+                for member in entries.iter().map(|entry| &entry.membership) {
+                    if member.member() != host {
+                        work.enlist(member.network(), member.member());
+                    }
+                }
                 Ok::<_, handfast_protocol::MembershipFault>(())
             });
             return match learnt.await {
@@ -217,6 +253,7 @@ async fn serve_within(
     let mut asked: Option<Box<JoinRequest>> = None;
     let mut next = host_input(read_frame_in_time(input, JOIN_FRAME_BYTES_MAX).await)?;
     loop {
+        tracing::trace!(step = host_step_of(&next));
         next = match machine.handle(next) {
             JoinHostOutput::Decide(request) => decide(engine, &link.peer, asked.insert(request)),
             JoinHostOutput::Reconsider => match &asked {
@@ -229,6 +266,7 @@ async fn serve_within(
             },
             JoinHostOutput::Answer(frame) => {
                 send(out, &frame).await.map_err(|_| JoinFault::Closed)?;
+                tracing::trace!(step = "host: answered");
                 host_input(read_frame_in_time(input, JOIN_FRAME_BYTES_MAX).await)?
             }
             JoinHostOutput::Finish { answer, result } => {

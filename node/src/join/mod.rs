@@ -8,8 +8,8 @@
 //!
 //! A join, step by step: dial the inviter, pinned by the ticket; redeem; read expulsions and roster; exchange with the
 //! inviter, so that it has our address for whoever joins after us; read the roster again, which now has everybody who
-//! could not find us on it; let the network's rule grant to every member, and leave the rest to the outbox, which is
-//! bounded, retries with backoff and flies singly. Of two that join at once, the one whose second reading came later
+//! could not find us on it. As soon as a page of it is here, the network's rule grants to the members on it, and the rest
+//! is the outbox's, which is bounded, retries with backoff and flies singly. Of two that join at once, the one whose second reading came later
 //! has found the other: both redemptions and both addresses come before either's second reading ends.
 //!
 //! Invariant: once the certificate is durable, nothing that an operator does is needed any more (`upkeep`).
@@ -171,12 +171,18 @@ impl Engine {
     async fn enlist_members(self: &Arc<Engine>, network: NetworkId) {
         let roster = self.networks.roster(network, unix_now());
         for members in roster.chunks(ENLIST_AT_ONCE) {
-            for peer in members.iter().filter(|peer| **peer != self.book.me()) {
-                if let Ok(updated) = self.book.enlist(*peer, network, unix_now()) {
-                    self.settle(*peer, &updated);
-                }
-            }
+            members.iter().for_each(|peer| self.enlist(network, *peer));
             tokio::task::yield_now().await;
+        }
+    }
+
+    /// Lets the network's rule grant to a member that nothing has been said to, and leaves the rest to the outbox.
+    fn enlist(&self, network: NetworkId, peer: PeerId) {
+        // Refused to this node itself, and where there is no budget.
+        if let Ok(updated) = self.book.enlist(peer, network, unix_now())
+            && updated.transition.is_some()
+        {
+            self.settle(peer, &updated);
         }
     }
 

@@ -10,7 +10,7 @@ use handfast_protocol::exchange::{ExchangeFault, Shown};
 use handfast_protocol::join::Errand;
 use handfast_protocol::{CloseCode, NetworkId, PeerId, RefuseCode, SignedAddressRecord};
 use handfast_trust::trust_record::TrustState;
-use handfast_trust::{EndReason, peers};
+use handfast_trust::{EndReason, Reconciled, peers};
 use rand::seq::SliceRandom as _;
 use tokio::task::JoinSet;
 
@@ -47,16 +47,16 @@ impl Engine {
     pub fn membership_changed(&self, affected: &[PeerId]) -> u32 {
         let now = unix_now();
         let mut ended = 0;
-        for peer in self.book.reconcile(affected, now) {
+        let Reconciled { fallen, regained } = self.book.reconcile(affected, now);
+        for peer in fallen {
             ended += self.registry.cut(&peer, EndReason::Expelled);
             for link in self.registry.links(&peer) {
                 link.retire(CloseCode::Done);
             }
         }
-        for peer in affected {
-            let regained = self.book.state(peer, now) == TrustState::Trusted;
-            if regained && self.registry.session(peer).is_none() {
-                self.outbox.reconnect(*peer);
+        for peer in regained {
+            if self.registry.session(&peer).is_none() {
+                self.outbox.reconnect(peer);
             }
         }
         ended

@@ -1,5 +1,5 @@
 //! What keeps a node in its networks without an operator: joins that are half-done go on, rosters are read again,
-//! certificates are renewed.
+//! certificates are renewed, and whoever was expelled asks members whether that still holds.
 //!
 //! A roster is read from a member that has a session: once an hour, and soon after a member was not found where it was,
 //! because a common member may know where it went. So members that joined elsewhere are met, too.
@@ -37,6 +37,11 @@ const REFRESH_MIN: Duration = Duration::from_secs(30);
 const SPONSORS_ASKED_MAX: usize = 4;
 const POLICY: RetryPolicy =
     RetryPolicy { first: Duration::from_secs(1), cap: Duration::from_secs(15 * 60), deadline: None };
+/// Members whom an expelled node asks at one time.
+const APPEALED_TO_MAX: usize = 4;
+/// From two minutes to six hours: ten times on the first day, and less than ten on each that follows.
+const APPEALS: RetryPolicy =
+    RetryPolicy { first: Duration::from_secs(120), cap: Duration::from_secs(6 * 3_600), deadline: None };
 
 /// Rings for networks of which a member was not found.
 #[derive(Default)]
@@ -68,11 +73,15 @@ struct Due {
 
 impl Due {
     fn now() -> Due {
-        Due { at: Instant::now(), backoff: Backoff::new(POLICY) }
+        Due::at(Instant::now())
     }
 
     fn at(at: Instant) -> Due {
-        Due { at, backoff: Backoff::new(POLICY) }
+        Due::by(POLICY, at)
+    }
+
+    fn by(policy: RetryPolicy, at: Instant) -> Due {
+        Due { at, backoff: Backoff::new(policy) }
     }
 }
 
@@ -82,6 +91,7 @@ struct Upkeep {
     joins: HashMap<NetworkId, Due>,
     rosters: HashMap<NetworkId, Due>,
     renewals: HashMap<NetworkId, Due>,
+    appeals: HashMap<NetworkId, Due>,
     /// No roster is read again before.
     refreshed: HashMap<NetworkId, Instant>,
 }
@@ -94,6 +104,7 @@ pub async fn run(engine: Arc<Engine>, rng: StdRng) {
         joins: HashMap::new(),
         rosters: HashMap::new(),
         renewals: HashMap::new(),
+        appeals: HashMap::new(),
         refreshed: HashMap::new(),
     };
     for (network, record) in engine.networks.members().networks() {
@@ -120,6 +131,12 @@ impl Upkeep {
             due.at = due.at.min(soonest);
         }
         for (network, record) in self.engine.networks.members().networks() {
+            let standing = self.engine.networks.members().standing(&network, &self.engine.book.me(), unix_now());
+            if matches!(standing, Standing::Expelled | Standing::SponsorExpelled) {
+                self.appeal(network).await;
+                continue;
+            }
+            self.appeals.remove(&network);
             match &record.joining {
                 Some(joining) => self.resume(network, joining.inviter(), &joining.addresses).await,
                 None => self.refresh(network).await,
@@ -154,6 +171,44 @@ impl Upkeep {
         let wait = due.backoff.failed(now, &mut self.rng).map_or(POLICY.cap, |at| at.since(now));
         due.at = Instant::now() + wait;
         of(self).insert(network, due);
+    }
+
+    /// Fetches what the authority has said since: a member that was readmitted may be where nobody finds it.
+    async fn appeal(&mut self, network: NetworkId) {
+        if self.appeals.entry(network).or_insert_with(|| Due::by(APPEALS, Instant::now())).at > Instant::now() {
+            return;
+        }
+        if let Some(own) = self.engine.networks.own_chain(network) {
+            let me = self.engine.book.me();
+            for member in self.by_use(network, Standing::counts).into_iter().take(APPEALED_TO_MAX) {
+                let errand = Errand::Expulsions(Box::new(own.clone()));
+                let asked = Box::pin(self.ask(member, errand)).await;
+                tracing::debug!(%network, peer = %member.short(), result = ?asked, "asked whether it is still expelled");
+                if asked.is_ok() && !self.engine.networks.members().is_expelled(&network, &me) {
+                    break;
+                }
+            }
+        }
+        self.again_later(network, |upkeep| &mut upkeep.appeals);
+    }
+
+    /// Members other than this node, those first that are likely to be reached and to know.
+    fn by_use(&mut self, network: NetworkId, is_wanted: impl Fn(&Standing) -> bool) -> Vec<PeerId> {
+        let engine = &self.engine;
+        let members = engine.networks.all_members(network, unix_now());
+        let is_sponsor = |standing: &Standing| matches!(standing, Standing::Member { role: Role::Sponsor, .. });
+        let others = members.into_iter().filter(|(peer, standing)| *peer != engine.book.me() && is_wanted(standing));
+        let mut list: Vec<(PeerId, Standing)> = others.collect();
+        list.sort_by_cached_key(|(peer, standing)| {
+            (engine.registry.session(peer).is_none(), !is_sponsor(standing), self.rng.random::<u32>())
+        });
+        list.into_iter().map(|(peer, _)| peer).collect()
+    }
+
+    /// One errand with one member.
+    async fn ask(&self, member: PeerId, errand: Errand) -> Result<(), JoinError> {
+        let link = self.engine.link_to(member, &[]).await.map_err(JoinError::Unreached)?;
+        Ok(converse(&self.engine, &link, errand, None).await?)
     }
 
     async fn refresh(&mut self, network: NetworkId) {
@@ -200,21 +255,10 @@ impl Upkeep {
 
     /// Asks a few sponsors, those with a session first.
     async fn renewed(&mut self, network: NetworkId, own: &Membership) -> Result<(), JoinError> {
-        let engine = self.engine.clone();
-        let is_sponsor = |standing: &Standing| matches!(standing, Standing::Member { role: Role::Sponsor, .. });
-        let members = engine.networks.all_members(network, unix_now());
-        let mut sponsors: Vec<PeerId> =
-            members.into_iter().filter(|(_, standing)| is_sponsor(standing)).map(|(peer, _)| peer).collect();
-        sponsors.retain(|peer| *peer != engine.book.me());
-        sponsors.sort_by_cached_key(|peer| (engine.registry.session(peer).is_none(), self.rng.random::<u32>()));
         let mut last = JoinError::Unreached(crate::engine::ContactFault::NoAddress);
+        let sponsors = self.by_use(network, |of| matches!(of, Standing::Member { role: Role::Sponsor, .. }));
         for sponsor in sponsors.into_iter().take(SPONSORS_ASKED_MAX) {
-            let asked = async {
-                let link = engine.link_to(sponsor, &[]).await.map_err(JoinError::Unreached)?;
-                converse(&engine, &link, Errand::Renew(Box::new(own.clone())), None).await?;
-                Ok(())
-            };
-            match Box::pin(asked).await {
+            match Box::pin(self.ask(sponsor, Errand::Renew(Box::new(own.clone())))).await {
                 Ok(()) => return Ok(()),
                 Err(error) => last = error,
             }

@@ -144,6 +144,11 @@ impl Operator {
         }
     }
 
+    /// Whether this node is in any network.
+    pub fn is_in_a_network(&self) -> bool {
+        !self.networks.members().networks().is_empty()
+    }
+
     /// The networks of this node.
     pub fn network_list(&self) -> NetworksReply {
         let now = unix_now();

@@ -2,13 +2,14 @@
 //!
 //! Invariants: every connection that comes out of [`Transport::dial`] or of an accepted [`quinn::Incoming`] proved an
 //! Ed25519 key ([`peer_of`]); one that was dialled proved the key it was dialled for, before anything of ours was sent.
-//! No session is ever resumed. What a connection can make us hold is bounded (`quic_settings`).
+//! No session is ever resumed. A connection of a run that died ends as soon as its peer sends to the next run (`resets`). What a connection can make us hold is bounded (`quic_settings`).
 //!
 //! Not here: who may come in (`admission`), what is said on streams (`driver`), which connection stays (`registry`),
 //! and how long an accepted handshake may take (its caller: TLS 5 s).
 
 mod callers;
 mod ending;
+mod resets;
 mod socket;
 mod tls;
 
@@ -24,7 +25,7 @@ use std::time::Duration;
 
 use handfast_protocol::limits::STREAMS_MAX;
 use handfast_protocol::{CloseCode, PeerId, SecretKey};
-use quinn::{EndpointConfig, IdleTimeout, TokioRuntime, TransportConfig, ValidationTokenConfig, VarInt};
+use quinn::{IdleTimeout, TokioRuntime, TransportConfig, ValidationTokenConfig, VarInt};
 
 pub use self::callers::Callers;
 pub use self::ending::{CloseReason, DialError, TransportError, close_reason};
@@ -89,9 +90,9 @@ impl Transport {
         for socket in socket::bind_all(listen, settings.socket_buffer_bytes)? {
             let failed = |source| TransportError::Socket { address: socket.local, source };
             let runtime = Arc::new(TokioRuntime);
+            let config = resets::endpoint_config(key, socket.local);
             let endpoint =
-                quinn::Endpoint::new(EndpointConfig::default(), Some(server.clone()), socket.socket, runtime)
-                    .map_err(failed)?;
+                quinn::Endpoint::new(config, Some(server.clone()), socket.socket, runtime).map_err(failed)?;
             endpoints.push(Listener { endpoint, local: socket.local, takes_ipv4: socket.takes_ipv4 });
         }
         Ok(Transport { own: key.peer_id(), tls, quic, endpoints, turn: AtomicUsize::new(0) })

@@ -69,6 +69,31 @@ async fn both_ends_learn_the_others_key_and_no_name_goes_over_the_wire() {
 }
 
 #[tokio::test]
+async fn a_connection_of_a_run_that_died_ends_with_the_first_packet_to_the_next_run() {
+    let client = node(&key(1));
+    // Its runtime dies with everything in it, and says nothing.
+    let (first, at) = tokio::task::spawn_blocking(|| {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let server = runtime.block_on(async { node(&key(2)) });
+        let at = address(&server);
+        runtime.spawn(async move {
+            let _connection = accepted(&server).await;
+            std::future::pending::<()>().await;
+        });
+        (runtime, at)
+    })
+    .await
+    .unwrap();
+    let connection = client.dial(&key(2).peer_id(), at, PATIENCE).await.unwrap();
+    tokio::task::spawn_blocking(|| first.shutdown_timeout(PATIENCE)).await.unwrap();
+    let _second = Transport::bind(&[at], &key(2), &settings(KeyExchange::X25519)).unwrap();
+    let (mut send, _) = connection.open_bi().await.unwrap();
+    send.write_all(&[0; 100]).await.unwrap();
+    let end = tokio::time::timeout(Duration::from_secs(5), connection.closed()).await;
+    assert_eq!(close_reason(&end.expect("long before it is idle")), CloseReason::Reset);
+}
+
+#[tokio::test]
 async fn another_key_at_the_address_gets_nothing_of_ours() {
     let (client, server) = (node(&key(1)), node(&key(2)));
     let (dialled, accepted) = meet(&client, &server, &key(3).peer_id()).await;

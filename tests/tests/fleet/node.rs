@@ -241,8 +241,8 @@ impl<P: Plant> Node<P> {
     /// What a change of the networks asks for.
     pub(crate) fn settle(&mut self, changed: &Changed, now: UnixMillis) {
         if P::RECONCILES {
-            let fallen = self.running().book.reconcile(&changed.affected, now);
-            self.cut(&fallen);
+            let reconciled = self.running().book.reconcile(&changed.affected, now);
+            self.cut(&reconciled.fallen);
         }
     }
 

@@ -13,6 +13,15 @@ use crate::networks::{Networks, Standing};
 use crate::rules::{self, Moment, Refusal};
 use crate::trust_record::{Rule, Side, TrustRecord, TrustState};
 
+/// What a change of the networks has meant for trust, in ascending order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reconciled {
+    /// Whose trust has fallen, to be cut: nobody of them passes any more since the change itself.
+    pub fallen: Vec<PeerId>,
+    /// Whose trust is mutual again.
+    pub regained: Vec<PeerId>,
+}
+
 impl Book {
     /// The networks of this node.
     pub fn networks(&self) -> Option<&Arc<Networks>> {
@@ -37,25 +46,28 @@ impl Book {
         })
     }
 
-    /// Writes down what a change of the networks has meant for these peers. Returns whose trust has fallen, to be cut;
-    /// nobody of them passes any more since the change itself.
-    pub fn reconcile(&self, peers: &[PeerId], now: UnixMillis) -> Vec<PeerId> {
-        let mut fallen = Vec::new();
-        for peer in &self.resting_on(peers) {
-            let was_trusted = self.record(peer).is_some_and(|record| record.told() == TrustState::Trusted);
-            self.mark_ends(*peer, now);
-            if was_trusted && self.state(peer, now) != TrustState::Trusted {
-                fallen.push(*peer);
+    /// Writes down what a change of the networks has meant for these peers: see [`Reconciled`].
+    pub fn reconcile(&self, peers: &[PeerId], now: UnixMillis) -> Reconciled {
+        let mut reconciled = Reconciled::default();
+        for peer in self.resting_on(peers) {
+            let was_trusted = self.record(&peer).is_some_and(|record| record.told() == TrustState::Trusted);
+            self.mark_ends(peer, now);
+            match (was_trusted, self.state(&peer, now) == TrustState::Trusted) {
+                (true, false) => reconciled.fallen.push(peer),
+                (false, true) => reconciled.regained.push(peer),
+                _ => {}
             }
         }
-        fallen.sort_unstable();
-        fallen.dedup();
-        fallen
+        for list in [&mut reconciled.fallen, &mut reconciled.regained] {
+            list.sort_unstable();
+            list.dedup();
+        }
+        reconciled
     }
 
     /// As [`Book::reconcile`] for everybody, at a start: what a dead run had not written of the networks is not known any
     /// more, and what it had not written here is told now.
-    pub fn reconcile_all(&self, now: UnixMillis) -> Vec<PeerId> {
+    pub fn reconcile_all(&self, now: UnixMillis) -> Reconciled {
         self.reconcile(&[self.me()], now)
     }
 

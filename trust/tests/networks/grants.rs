@@ -71,14 +71,14 @@ fn an_expulsion_cuts_at_once() {
 fn reconciling_writes_history_once_and_names_the_fallen() {
     let node = with_two_members();
     let affected = node.hears(&[notice(5, 1, NoticeKind::Expel)]);
-    assert_eq!(node.book.reconcile(&affected, NOON), [peer(5)]);
+    assert_eq!(node.book.reconcile(&affected, NOON).fallen, [peer(5)]);
     let last = *node.book.record(&peer(5)).unwrap().history.last().unwrap();
     assert_eq!((last.cause, last.actor), (Cause::Expelled, Actor::Network(network(1))));
     assert_eq!((last.from, last.to), (TrustState::Trusted, TrustState::Pending));
     assert_eq!(node.book.store().index().trusted(), 1);
-    assert_eq!(node.book.reconcile(&affected, NOON), []);
+    assert_eq!(node.book.reconcile(&affected, NOON).fallen, []);
     let affected = node.hears(&[notice(5, 2, NoticeKind::Readmit)]);
-    assert_eq!(node.book.reconcile(&affected, NOON), []);
+    assert_eq!(node.book.reconcile(&affected, NOON).fallen, []);
     assert!(node.lets_in(5, NOON));
     let expected = [(Cause::Expelled, TrustState::Pending), (Cause::MembershipRegained, TrustState::Trusted)];
     assert_eq!((node.events().as_slice(), node.book.store().index().trusted()), (expected.as_slice(), 2));
@@ -88,7 +88,7 @@ fn reconciling_writes_history_once_and_names_the_fallen() {
 fn our_own_expulsion_ends_what_the_others_granted() {
     let node = with_two_members();
     let affected = node.hears(&[notice(0, 1, NoticeKind::Expel)]);
-    let mut fallen = node.book.reconcile(&affected, NOON);
+    let mut fallen = node.book.reconcile(&affected, NOON).fallen;
     fallen.retain(|one| *one == peer(5) || *one == peer(6));
     assert_eq!(fallen.len(), 2);
     assert_eq!((node.state(5, NOON), node.lets_in(5, NOON)), (TrustState::Requested, false));
@@ -110,7 +110,7 @@ fn an_operators_grant_does_not_depend_on_membership() {
     node.book.trust(peer(6), &Grant::default(), NOON).unwrap();
     node.drain();
     let affected = node.hears(&[notice(5, 1, NoticeKind::Expel), notice(6, 2, NoticeKind::Expel)]);
-    assert_eq!(node.book.reconcile(&affected, NOON), []);
+    assert_eq!(node.book.reconcile(&affected, NOON).fallen, []);
     assert!(node.lets_in(5, NOON) && node.lets_in(6, NOON));
     assert_eq!((node.rule_of(5), node.rule_of(6)), (None, None));
     // One whose own grant is the network's is not trusted all the same once we are out of it.
@@ -281,7 +281,7 @@ fn a_grant_passes_to_another_network_when_the_first_is_gone() {
     let Some(Rule::Network(first)) = node.rule_of(5) else { panic!("a network's rule grants") };
     let other = if first == network(1) { network(2) } else { network(1) };
     let affected = node.networks.leave(first).unwrap().affected;
-    assert_eq!(node.book.reconcile(&affected, NOON), [peer(5)]);
+    assert_eq!(node.book.reconcile(&affected, NOON).fallen, [peer(5)]);
     assert_eq!(node.state(5, NOON), TrustState::Pending);
     node.book.enlist(peer(5), other, NOON).unwrap();
     node.drain();

@@ -12,7 +12,8 @@ use serde::Deserialize;
 use super::super::api::{
     InviteRequest, InviteRevokeRequest, JoinRequest, NetworkCreateRequest, NetworkRequest, UndoRequest,
 };
-use super::{Api, Shared, asked, change, reply, value};
+use super::{Api, Shared, asked, change, look_through, value};
+use crate::operations::Operator;
 
 /// A handler for a change: the request's type, and what the operator does.
 macro_rules! changes {
@@ -37,13 +38,13 @@ changes! {
 
 pub(super) fn routes() -> Router<Arc<Api>> {
     Router::new()
-        .route("/v1/networks", get(|State(api): Shared| std::future::ready(reply(Ok(api.operator.network_list())))))
+        .route("/v1/networks", get(|State(api): Shared| look_through(api, |operator| Ok(operator.network_list()))))
         .route("/v1/network/create", post(create))
         .route("/v1/network/leave", post(leave))
         .route("/v1/network/expel", post(expel))
         .route("/v1/network/readmit", post(readmit))
         .route("/v1/network/members", get(members))
-        .route("/v1/invites", get(|State(api): Shared| std::future::ready(reply(Ok(api.operator.invite_list())))))
+        .route("/v1/invites", get(|State(api): Shared| look_through(api, |operator| Ok(operator.invite_list()))))
         .route("/v1/invite", post(invite))
         .route("/v1/invite/revoke", post(revoke_invite))
         .route("/v1/join", post(join).get(progress))
@@ -57,9 +58,13 @@ struct NetworkQuery {
 }
 
 async fn members(State(api): Shared, query: Result<Query<NetworkQuery>, QueryRejection>) -> Response {
-    reply(asked(query).and_then(|query| api.operator.network_members(query.network.as_deref())))
+    let look =
+        move |operator: &Operator| asked(query).and_then(|query| operator.network_members(query.network.as_deref()));
+    look_through(api, look).await
 }
 
 async fn progress(State(api): Shared, query: Result<Query<NetworkQuery>, QueryRejection>) -> Response {
-    reply(asked(query).and_then(|query| api.operator.join_progress(query.network.as_deref())))
+    let look =
+        move |operator: &Operator| asked(query).and_then(|query| operator.join_progress(query.network.as_deref()));
+    look_through(api, look).await
 }
