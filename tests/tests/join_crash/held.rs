@@ -87,7 +87,7 @@ impl Visit for Named {
     fn record_debug(&mut self, _: &Field, _: &dyn std::fmt::Debug) {}
 }
 
-/// A directory whose syncs are steps: `before FILE` and `after FILE`.
+/// A directory whose syncs are steps: `before FILE` and `after FILE`, also while the file has a temporary name.
 pub(crate) struct Disk<M> {
     pub(crate) inner: M,
     pub(crate) steps: Steps,
@@ -101,7 +101,8 @@ pub(crate) struct File<F> {
 
 impl<M: Medium> Disk<M> {
     fn file(&self, name: &str, inner: M::File) -> File<M::File> {
-        File { inner, name: name.to_owned(), steps: self.steps.clone() }
+        let name = name.trim_end_matches(".tmp").to_owned();
+        File { inner, name, steps: self.steps.clone() }
     }
 }
 
