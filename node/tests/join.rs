@@ -153,6 +153,23 @@ fn an_expulsion_ends_sessions_at_once_and_leaves_alone_what_an_operator_granted(
 }
 
 #[test]
+fn who_was_readmitted_while_nobody_could_find_it_hears_of_it_by_itself() {
+    let a = founder();
+    let c = joined(&a);
+    c.until_session(&a.id());
+    let (id, home) = (c.id(), c.home().clone());
+    a.home().ok(["network", "expel", &id]);
+    c.until("it knows", || (c.state(&a.id()) != "trusted").then_some(()));
+    c.stop();
+    a.home().ok(["network", "readmit", &id]);
+    // At another port, which nobody knows.
+    let c = home.start();
+    c.until_state(&a.id(), "trusted");
+    a.until_state(&id, "trusted");
+    c.until_session(&a.id());
+}
+
+#[test]
 fn a_member_that_was_down_is_reached_later_also_after_a_crash() {
     let a = founder();
     let b = joined(&a);
@@ -226,13 +243,13 @@ fn the_secret_is_in_no_log_no_file_and_no_process_list() {
 }
 
 /// Kills one side while a join is under way, at a seeded moment, and asks again with the same ticket: the same key has
-/// one membership, and one use is taken.
+/// one membership, and one use is taken. `tests/join_crash` does so at every named step.
 #[test]
 fn a_join_that_was_killed_at_any_moment_is_done_by_asking_again() {
-    let mut a = founder();
+    let (mut a, other) = (founder(), Home::new().start());
     for round in 0..rounds(8) {
         let mut random = StdRng::seed_from_u64(0x301 + round);
-        let moment = Duration::from_micros(random.random_range(0..120_000));
+        let moment = Duration::from_micros(random.random_range(0..60_000));
         let invited = ticket(&a, &["--uses", "1"]);
         let b = Home::initialised().start();
         let joining = b.home().begin(["join", &invited]);
@@ -251,7 +268,6 @@ fn a_join_that_was_killed_at_any_moment_is_done_by_asking_again() {
         b.until_state(&a.id(), "trusted");
         let newest = &a.home().ok(["invite", "list"])["invites"][0];
         assert_eq!((&newest["used"], &newest["uses"]), (&1.into(), &1.into()), "round {round}");
-        let other = Home::new().start();
         other.home().refused(4, ["join", &invited]).says("invite exhausted");
     }
 }

@@ -4,21 +4,15 @@
 
 mod nodes;
 
-use std::net::SocketAddr;
 use std::sync::{Arc, Condvar, Mutex};
-use std::time::Duration;
 
 use handfast::control::api::{PeerRequest, TrustRequest};
 use handfast::node::Node;
 use handfast::storm::slow_medium::{SlowMedium, Wait};
 use handfast_protocol::{Kind, PeerId, SecretKey, UnixMillis};
 use handfast_trust::TrustState;
-use nodes::Home;
-use tokio::time::{MissedTickBehavior, timeout};
-
-/// No event for so long means that none will come.
-const PATIENCE: Duration = Duration::from_secs(60);
-const ANYWHERE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
+use nodes::{ANYWHERE, Home, PATIENCE, until, until_state};
+use tokio::time::timeout;
 
 /// What syncs wait for.
 #[derive(Default)]
@@ -37,32 +31,6 @@ impl Gate {
         let gate = self.clone();
         Arc::new(move || drop(gate.opened.wait_while(gate.is_closed.lock().unwrap(), |closed| *closed).unwrap()))
     }
-}
-
-async fn until_state(node: &Node, peer: &PeerId, state: TrustState) {
-    let reached = async {
-        loop {
-            let seen = node.engine().events.newest();
-            if node.engine().book.state(peer, UnixMillis(0)) == state {
-                return;
-            }
-            node.engine().events.wait_past(seen).await;
-        }
-    };
-    let in_time = timeout(PATIENCE, reached).await;
-    assert!(in_time.is_ok(), "{state} was not reached: {:?}", node.engine().book.record(peer));
-}
-
-/// For what has no event.
-async fn until(what: &str, is_so: impl Fn() -> bool) {
-    let look = async {
-        let mut ticks = tokio::time::interval(Duration::from_millis(20));
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        while !is_so() {
-            ticks.tick().await;
-        }
-    };
-    assert!(timeout(PATIENCE, look).await.is_ok(), "waited in vain: {what}");
 }
 
 fn trust(peer: &PeerId, at: Option<&Node>, note: &str) -> TrustRequest {

@@ -164,28 +164,3 @@ async fn a_fleet_joins_all_at_once() {
     fleet.is_complete("all at once").await;
     tokio::task::block_in_place(|| fleet.stop());
 }
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn of_two_that_redeem_the_last_use_at_the_same_moment_exactly_one_wins() {
-    let (fleet, _) = Box::pin(Fleet::new(3)).await;
-    let inviter = fleet.nodes[0].operator();
-    for round in 0..100 {
-        let invite = InviteRequest { uses: 1, for_ms: 3_600_000, ..InviteRequest::default() };
-        let ticket = inviter.invite(&invite).await.unwrap().ticket;
-        let redeem = |operator: &Arc<Operator>| {
-            let (operator, request) = (operator.clone(), request(&ticket));
-            tokio::spawn(async move { operator.join(&request).await })
-        };
-        let both: Vec<_> = fleet.joiners().map(redeem).collect();
-        let mut won = 0;
-        for outcome in both {
-            match outcome.await.unwrap() {
-                Ok(_) => won += 1,
-                Err(refused) => assert!(refused.message.ends_with("invite exhausted."), "round {round}: {refused:?}"),
-            }
-        }
-        assert_eq!(won, 1, "round {round}");
-        assert_eq!(inviter.invite_list().invites[0].used, 1);
-    }
-    tokio::task::block_in_place(|| fleet.stop());
-}

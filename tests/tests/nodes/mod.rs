@@ -3,15 +3,48 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use handfast::config::Config;
 use handfast::data_dir::DataDir;
 use handfast::identity_file;
 use handfast::initialise::initialise;
 use handfast::node::Node;
-use handfast_protocol::PeerId;
-use handfast_trust::{DirectoryLock, LockOwner, Medium, RealDir};
+use handfast_protocol::{PeerId, UnixMillis};
+use handfast_trust::{DirectoryLock, LockOwner, Medium, RealDir, TrustState};
 use tempfile::TempDir;
+use tokio::time::{MissedTickBehavior, timeout};
+
+/// No event for so long means that none will come.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const ANYWHERE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
+
+/// Waits until `peer` is in a state.
+pub(crate) async fn until_state(node: &Node, peer: &PeerId, state: TrustState) {
+    let reached = async {
+        loop {
+            let seen = node.engine().events.newest();
+            if node.engine().book.state(peer, UnixMillis(0)) == state {
+                return;
+            }
+            node.engine().events.wait_past(seen).await;
+        }
+    };
+    let in_time = timeout(PATIENCE, reached).await;
+    assert!(in_time.is_ok(), "{state} was not reached: {:?}", node.engine().book.record(peer));
+}
+
+/// For what has no event.
+pub(crate) async fn until(what: &str, is_so: impl Fn() -> bool) {
+    let look = async {
+        let mut ticks = tokio::time::interval(Duration::from_millis(20));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while !is_so() {
+            ticks.tick().await;
+        }
+    };
+    assert!(timeout(PATIENCE, look).await.is_ok(), "waited in vain: {what}");
+}
 
 /// A directory with an identity; it goes when this drops.
 pub(crate) struct Home {
@@ -49,6 +82,11 @@ impl Home {
         config.policy_allow = allow.to_vec();
         settings(&mut config);
         Node::start_on(&self.dir, config, medium).unwrap()
+    }
+
+    /// Its directory.
+    pub(crate) fn dir(&self) -> &DataDir {
+        &self.dir
     }
 
     /// Its files, as they are now. No node may run.
