@@ -51,17 +51,16 @@ impl<T> std::ops::Deref for Apart<T> {
 
 /// Asks again and again until it is so, with so many pauses of the processor in between at most (a hundred of them
 /// take one to four microseconds). For what is mostly so before a thread that sleeps could be woken; never where there
-/// is one processor, which is better left to whoever makes it so.
+/// is one processor, which is better left to whoever makes it so, nor in a model, where nothing takes time.
 pub(crate) fn watch(pauses_max: u32, mut is_so: impl FnMut() -> bool) -> bool {
     static PROCESSORS: OnceLock<usize> = OnceLock::new();
     let several = || *PROCESSORS.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from)) > 1;
-    if is_so() {
-        return true;
-    }
     !cfg!(handfast_loom)
         && several()
-        && (0..pauses_max).any(|_| {
-            std::hint::spin_loop();
+        && (0..=pauses_max).any(|pause| {
+            if pause > 0 {
+                std::hint::spin_loop();
+            }
             is_so()
         })
 }

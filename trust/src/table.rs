@@ -65,7 +65,8 @@ pub(crate) struct Taken<R: Record> {
 struct Entry<R: Record> {
     hash: u64,
     key: R::Key,
-    record: Arc<R>,
+    /// `None` in no sub-map: only where the memory of one is touched before it is used.
+    record: Option<Arc<R>>,
     /// Its place in the dirty list, as long as that list is the current one.
     place: Place,
 }
@@ -103,11 +104,11 @@ impl<R: Record> Default for Retired<R> {
 }
 
 impl<R: Record> Retired<R> {
-    fn push(&mut self, record: Arc<R>) {
+    fn push(&mut self, record: Option<Arc<R>>) {
         if self.first.is_none() {
-            self.first = Some(record);
+            self.first = record;
         } else {
-            self.others.push(record);
+            self.others.extend(record);
         }
     }
 }
@@ -134,7 +135,7 @@ impl<R: Record> Table<R> {
     pub fn get(&self, key: &R::Key) -> Option<&Arc<R>> {
         let hash = self.hash(key);
         let sub_map = &self.groups[group_of(hash)].as_ref()?[place_of(hash)];
-        find(sub_map, hash, key).ok().map(|at| &sub_map[at].record)
+        find(sub_map, hash, key).ok().and_then(|at| sub_map[at].record.as_ref())
     }
 
     /// Sets the record of this key. Allocates: where holds must be short, see [`put_shared`](Self::put_shared).
@@ -152,17 +153,17 @@ impl<R: Record> Table<R> {
             Ok(at) => {
                 let entry = &mut sub_map[at];
                 self.dirty.put(&mut entry.place, key, Arc::clone(&record));
-                self.index.changed(&key, Some(&entry.record), Some(&record), self.revision);
-                self.retired.push(mem::replace(&mut entry.record, record));
+                self.index.changed(&key, entry.record.as_deref(), Some(&record), self.revision);
+                self.retired.push(entry.record.replace(record));
             }
             Err(at) => {
                 let mut place = Place::NONE;
                 self.dirty.put_new(&mut place, key, Arc::clone(&record));
                 self.index.changed(&key, None, Some(&record), self.revision);
                 if sub_map.len() == sub_map.capacity() {
-                    self.retired.sub_map = self.supplies.grow(sub_map);
+                    self.retired.sub_map = self.supplies.grow(sub_map, key);
                 }
-                sub_map.insert(at, Entry { hash, key, record, place });
+                sub_map.insert(at, Entry { hash, key, record: Some(record), place });
                 self.len += 1;
             }
         }
@@ -177,8 +178,8 @@ impl<R: Record> Table<R> {
         self.len -= 1;
         self.begin_change(urgency);
         self.dirty.remove(place, *key);
-        self.index.changed(key, Some(&record), None, self.revision);
-        Some(record)
+        self.index.changed(key, record.as_deref(), None, self.revision);
+        record
     }
 
     /// How many records there are.
@@ -304,10 +305,10 @@ impl<R: Record> Table<R> {
     }
 
     /// What somebody should bring.
-    pub(crate) fn wanted(&self) -> Wanted {
+    pub(crate) fn wanted(&self) -> Wanted<R::Key> {
         // The model checker's tables are small: it need not try what a hold more or less does.
         if cfg!(handfast_loom) {
-            return Wanted::default();
+            return Wanted::nothing();
         }
         self.supplies.wanted(self.dirty.wants_chunk())
     }
@@ -340,7 +341,7 @@ impl<R: Record> Table<R> {
                 if out.len() >= limit {
                     return true;
                 }
-                out.push((entry.key, Arc::clone(&entry.record)));
+                out.extend(entry.record.iter().map(|record| (entry.key, Arc::clone(record))));
                 cursor.after = Some((entry.hash, entry.key));
             }
             *cursor = Cursor { sub_map: cursor.sub_map + 1, after: None };
@@ -361,17 +362,17 @@ impl<R: Record> Table<R> {
         let sub_map = &mut self.groups[group_of(hash)].get_or_insert_with(new_group)[place_of(hash)];
         match (find(sub_map, hash, &key), record) {
             (Ok(at), Some(record)) => {
-                self.index.changed(&key, Some(&sub_map[at].record), Some(&record), Revision::ZERO);
-                sub_map[at].record = record;
+                self.index.changed(&key, sub_map[at].record.as_deref(), Some(&record), Revision::ZERO);
+                sub_map[at].record = Some(record);
             }
             (Ok(at), None) => {
-                self.index.changed(&key, Some(&sub_map[at].record), None, Revision::ZERO);
+                self.index.changed(&key, sub_map[at].record.as_deref(), None, Revision::ZERO);
                 sub_map.remove(at);
                 self.len -= 1;
             }
             (Err(at), Some(record)) => {
                 self.index.changed(&key, None, Some(&record), Revision::ZERO);
-                sub_map.insert(at, Entry { hash, key, record, place: Place::NONE });
+                sub_map.insert(at, Entry { hash, key, record: Some(record), place: Place::NONE });
                 self.len += 1;
             }
             (Err(_), None) => {}

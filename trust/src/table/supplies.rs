@@ -7,8 +7,8 @@
 //!
 //! Not here: chunks of the dirty list (`dirty`), who brings things (`store`).
 
-use super::dirty::{Chunk, new_chunk};
-use super::{Group, SubMap, new_group};
+use super::dirty::{Chunk, Place, new_chunk};
+use super::{Entry, Group, SubMap, new_group};
 use crate::record::Record;
 
 /// Vectors of each size that lie ready: several threads may take one before the first brings another.
@@ -21,17 +21,23 @@ const SMALLEST: usize = 4;
 const SIZES: usize = 6;
 
 /// What should be brought.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Wanted {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Wanted<K> {
     chunk: bool,
     group: bool,
     /// Of each size, how many vectors.
     vectors: [u8; SIZES],
+    /// A key of those that need vectors; any will do to touch their memory.
+    key: Option<K>,
 }
 
-impl Wanted {
+impl<K: Copy + Eq> Wanted<K> {
+    pub(crate) const fn nothing() -> Self {
+        Self { chunk: false, group: false, vectors: [0; SIZES], key: None }
+    }
+
     pub(crate) fn is_nothing(&self) -> bool {
-        *self == Wanted::default()
+        *self == Self::nothing()
     }
 }
 
@@ -40,29 +46,29 @@ pub(crate) struct Supplies<R: Record> {
     pub(super) chunk: Option<Chunk<R>>,
     group: Option<Group<R>>,
     vectors: [Vec<SubMap<R>>; SIZES],
-    wanted: Wanted,
+    wanted: Wanted<R::Key>,
 }
 
 impl<R: Record> Supplies<R> {
     /// Nothing ready, and nothing wanted until something is used.
     pub(super) fn none() -> Self {
         let vectors = std::array::from_fn(|_| Vec::with_capacity(READY));
-        Self { chunk: None, group: None, vectors, wanted: Wanted::default() }
+        Self { chunk: None, group: None, vectors, wanted: Wanted::nothing() }
     }
 
     /// All that is wanted.
-    pub(crate) fn of(wanted: Wanted) -> Self {
-        let vectors = |size| (0..wanted.vectors[size]).map(|_| Vec::with_capacity(SMALLEST << size)).collect();
+    pub(crate) fn of(wanted: Wanted<R::Key>) -> Self {
+        let vectors = |size| (0..wanted.vectors[size]).map(|_| touched(SMALLEST << size, wanted.key)).collect();
         Self {
             chunk: wanted.chunk.then(new_chunk::<R>),
             group: wanted.group.then(new_group::<R>),
             vectors: std::array::from_fn(vectors),
-            wanted: Wanted::default(),
+            wanted: Wanted::nothing(),
         }
     }
 
     /// What has been used and not been brought again; beside that perhaps a `chunk`.
-    pub(super) const fn wanted(&self, chunk: bool) -> Wanted {
+    pub(super) const fn wanted(&self, chunk: bool) -> Wanted<R::Key> {
         Wanted { chunk, ..self.wanted }
     }
 
@@ -72,7 +78,7 @@ impl<R: Record> Supplies<R> {
     }
 
     /// Makes room for one more. Returns the vector that was full, to be freed outside the lock.
-    pub(super) fn grow(&mut self, full: &mut SubMap<R>) -> SubMap<R> {
+    pub(super) fn grow(&mut self, full: &mut SubMap<R>, key: R::Key) -> SubMap<R> {
         let records = (2 * full.len()).next_power_of_two().max(SMALLEST);
         let size = (records / SMALLEST).ilog2() as usize;
         let mut larger = match self.vectors.get_mut(size) {
@@ -81,6 +87,7 @@ impl<R: Record> Supplies<R> {
                 #[allow(clippy::cast_possible_truncation, reason = "at most READY")]
                 let missing = (READY - ready.len()) as u8;
                 self.wanted.vectors[size] = missing;
+                self.wanted.key = Some(key);
                 larger
             }
             None => None,
@@ -99,8 +106,18 @@ impl<R: Record> Supplies<R> {
             let missing = READY - ready.len();
             ready.extend(brought.drain(brought.len().saturating_sub(missing)..));
         }
-        self.wanted = Wanted::default();
+        self.wanted = Wanted::nothing();
     }
+}
+
+/// An empty vector whose memory has been touched: what comes into it later waits for no page.
+fn touched<R: Record>(records: usize, key: Option<R::Key>) -> SubMap<R> {
+    let mut vector = Vec::with_capacity(records);
+    if let Some(key) = key {
+        vector.extend((0..records).map(|_| Entry { hash: 0, key, record: None, place: Place::NONE }));
+        vector.clear();
+    }
+    vector
 }
 
 #[cfg(test)]
@@ -116,7 +133,7 @@ mod tests {
         let mut ready = Ready::none();
         assert!(ready.wanted(false).is_nothing());
         let mut sub_map = Vec::new();
-        drop(ready.grow(&mut sub_map));
+        drop(ready.grow(&mut sub_map, 1));
         assert_eq!((sub_map.capacity(), ready.wanted(false).vectors), (4, [4, 0, 0, 0, 0, 0]));
         let mut brought = [ready.wanted(false), ready.wanted(false)].map(Ready::of);
         ready.take_from(&mut brought[0]);
