@@ -164,8 +164,8 @@ Examples:
   handfast storm --target hf1...@192.0.2.7:4433 --peers 100 --concurrency 8
   handfast storm --compare before.json after.json
 
-Kinds of a mix: new, known (trusted, exchanging again), revoke, flap (grant, revoke, grant), pending, garbage, replay, \
-slow, idle. Scenarios: fresh-network, reconnect, flood, slow-disk, revocation-wave. Without --target the node is the \
+Kinds of a mix: new, known (trusted, exchanging again), again (over its session), revoke, flap (grant, revoke, grant), \
+pending, garbage, replay, slow, idle. Scenarios: fresh-network, reconnect, flood, slow-disk, revocation-wave. Without --target the node is the \
 storm's own, in $TMPDIR or the working directory; it is killed at the end and its records are compared with what it had \
 acknowledged. Exits 1 if anything was lost, wrong, leaked or stuck. Storm only nodes that are yours.";
 

@@ -37,7 +37,7 @@ fn check(code: Option<i32>, report: &Value, stderr: &str) {
 fn two_hundred_peers_of_every_quick_kind_find_every_promise_kept() {
     let place = TempDir::new().unwrap();
     let page = place.path().join("page.html");
-    let mix = "new=10,known=4,revoke=3,flap=2,pending=3,garbage=3,replay=3,idle=1";
+    let mix = "new=10,known=4,again=4,revoke=3,flap=2,pending=3,garbage=3,replay=3,idle=1";
     let arguments = ["--peers", "200", "--concurrency", "16", "--mix", mix, "--report", page.to_str().unwrap()];
     let (code, report, stderr) = storm(&Home::new(), place.path(), &arguments);
     check(code, &report, &stderr);

@@ -49,8 +49,9 @@ pub enum IdentityFault {
     NotAnId,
 }
 
-/// Keys that a thread remembers having checked: a handshake asks for the same two about eight times.
-const REMEMBERED: usize = 32;
+/// Keys that a thread remembers having checked: a handshake asks for the same two about eight times, among as many
+/// handshakes as run at once. 24 KB.
+const REMEMBERED: usize = 128;
 
 thread_local! {
     static CHECKED: RefCell<[Option<VerifyingKey>; REMEMBERED]> = const { RefCell::new([None; REMEMBERED]) };

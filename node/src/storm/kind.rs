@@ -14,6 +14,8 @@ pub enum Kind {
     New,
     /// A trusted peer exchanges again.
     Known,
+    /// A trusted peer exchanges again over the session that stands.
+    Again,
     /// A trusted peer takes its grant back.
     Revoke,
     /// A new peer grants, revokes and grants again.
@@ -32,9 +34,10 @@ pub enum Kind {
 
 impl Kind {
     /// All of them, in the order in which they are reported.
-    pub const ALL: [Kind; 9] = [
+    pub const ALL: [Kind; 10] = [
         Kind::New,
         Kind::Known,
+        Kind::Again,
         Kind::Revoke,
         Kind::Flap,
         Kind::Pending,
@@ -49,6 +52,7 @@ impl Kind {
         match self {
             Kind::New => "new",
             Kind::Known => "known",
+            Kind::Again => "again",
             Kind::Revoke => "revoke",
             Kind::Flap => "flap",
             Kind::Pending => "pending",
@@ -61,7 +65,7 @@ impl Kind {
 
     /// Whether the peer follows the protocol to its end: only such conversations count as handshakes and have a latency.
     pub fn is_honest(self) -> bool {
-        matches!(self, Kind::New | Kind::Known | Kind::Revoke | Kind::Flap | Kind::Pending)
+        matches!(self, Kind::New | Kind::Known | Kind::Again | Kind::Revoke | Kind::Flap | Kind::Pending)
     }
 }
 
@@ -81,7 +85,7 @@ const WEIGHT_MAX: u32 = 1_000_000;
 /// Why a text is no mix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum MixFault {
-    #[error("a mix is KIND=WEIGHT,...; kinds are new, known, revoke, flap, pending, garbage, replay, slow, idle")]
+    #[error("a mix is KIND=WEIGHT,...; kinds are new, known, again, revoke, flap, pending, garbage, replay, slow, idle")]
     Form,
     #[error("a weight is a number from 0 to 1000000")]
     Weight,

@@ -50,6 +50,8 @@ pub struct Load {
     began: Mutex<Option<Instant>>,
     /// Peers that the node trusts and that nobody is using now.
     trusted: Mutex<Vec<Peer>>,
+    /// Trusted peers with a session that nobody is using now.
+    sessions: Mutex<Vec<(Peer, Conversed)>>,
     /// What peers know that are done.
     memories: Mutex<Vec<Memory>>,
     next_friend: AtomicU64,
@@ -81,6 +83,7 @@ impl Load {
             tally: Mutex::new(Tally::new()?),
             began: Mutex::default(),
             trusted: Mutex::default(),
+            sessions: Mutex::default(),
             memories: Mutex::default(),
             next_friend: AtomicU64::new(0),
             next_stranger: AtomicU64::new(0),
@@ -120,6 +123,10 @@ impl Load {
     pub fn memories(&self) -> Vec<Memory> {
         let mut memories = std::mem::take(&mut *locked(&self.memories));
         memories.extend(locked(&self.trusted).drain(..).map(|peer| peer.memory));
+        memories.extend(locked(&self.sessions).drain(..).map(|(peer, session)| {
+            session.close();
+            peer.memory
+        }));
         memories
     }
 
@@ -250,6 +257,7 @@ impl Load {
                 Some(Err(fault)) => self.failed(kind, fault),
                 None => self.stop(),
             },
+            Kind::Again => self.again(intended).await,
             Kind::Pending => {
                 let number = self.next_stranger.fetch_add(1, Ordering::Relaxed);
                 let mut peer = Peer::new(self.plan.seed, Group::Strangers, number);
@@ -288,6 +296,33 @@ impl Load {
             self.give_back(peer);
         } else {
             self.retire(peer);
+        }
+    }
+
+    /// An exchange over a session; one that is to be made first is not part of what is measured.
+    async fn again(&self, intended: Instant) {
+        let idle = locked(&self.sessions).pop();
+        let (began, settled) = match idle {
+            Some(session) => (intended, Ok(session)),
+            None => {
+                let settled = hostile::settle_down(self).await;
+                (Instant::now(), settled)
+            }
+        };
+        let (mut peer, session) = match settled {
+            Ok(settled) => settled,
+            Err(fault) => return self.failed(Kind::Again, fault),
+        };
+        match peer.converse_over(&session.connection, &self.target, Disposition::Granted).await {
+            Ok(()) => {
+                self.completed(Kind::Again, began);
+                locked(&self.sessions).push((peer, session));
+            }
+            Err(fault) => {
+                self.failed(Kind::Again, fault);
+                session.close();
+                self.retire(peer);
+            }
         }
     }
 

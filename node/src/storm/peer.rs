@@ -177,6 +177,21 @@ impl Peer {
         }
     }
 
+    /// As [`Peer::converse`], over a connection that stands.
+    pub async fn converse_over(
+        &mut self,
+        connection: &quinn::Connection,
+        target: &Target,
+        due: Disposition,
+    ) -> Result<(), Fault> {
+        let agreed = timeout(CONVERSATION_DEADLINE, self.exchange(connection, target)).await;
+        match agreed.unwrap_or(Err(Fault::TimedOut))?.disposition {
+            found if found == due => Ok(()),
+            Disposition::Busy { .. } => Err(Fault::Busy),
+            found => Err(Fault::Answered(found)),
+        }
+    }
+
     async fn conversation(&mut self, callers: &Callers, target: &Target) -> Result<Conversed, Fault> {
         let from = usize::try_from(self.number).unwrap_or_default();
         let dialled = callers.dial(from, &self.key, &target.peer, target.at, DIAL_DEADLINE).await;
