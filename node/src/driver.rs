@@ -52,15 +52,13 @@ impl Exchanged {
 /// Reads one frame body. `Ok(None)`: the stream ended between frames.
 pub async fn read_frame(recv: &mut RecvStream, max: usize) -> Result<Option<Vec<u8>>, ExchangeFault> {
     let mut deframer = Deframer::new(max);
-    let mut buffer = [0; 2048];
     loop {
         let missing = deframer.missing().map_err(|_: CodecFault| ExchangeFault::Peer(RefuseCode::BadFrame))?;
         if missing == 0 {
             return deframer.next_frame().map_err(|_| ExchangeFault::Peer(RefuseCode::BadFrame));
         }
-        let want = missing.min(buffer.len());
-        match recv.read(&mut buffer[..want]).await {
-            Ok(Some(read)) => deframer.push(&buffer[..read]),
+        match recv.read_chunk(missing, true).await {
+            Ok(Some(chunk)) => deframer.push(&chunk.bytes),
             Ok(None) if deframer.is_between_frames() => return Ok(None),
             Ok(None) | Err(_) => return Err(ExchangeFault::Closed),
         }

@@ -63,7 +63,7 @@ pub async fn accept(engine: Arc<Engine>) {
     }
 }
 
-/// TLS, paid for by the slot.
+/// TLS, paid for by the slot, and then the connection until it ends.
 async fn handshake(engine: Arc<Engine>, incoming: quinn::Incoming, slot: Slot) {
     let connection = match incoming.accept() {
         Ok(connecting) => timeout(TLS_DEADLINE, connecting).await,
@@ -71,15 +71,22 @@ async fn handshake(engine: Arc<Engine>, incoming: quinn::Incoming, slot: Slot) {
     };
     drop(slot);
     match connection {
-        Ok(Ok(connection)) => admit(&engine, connection),
+        Ok(Ok(connection)) => {
+            if let Some(registration) = admit(&engine, connection) {
+                serve(engine, registration).await;
+            }
+        }
         Ok(Err(error)) => tracing::debug!(%error, "handshake failed"),
         Err(_) => tracing::debug!("handshake timed out"),
     }
 }
 
-/// A connection whose peer TLS has proven.
-fn admit(engine: &Arc<Engine>, connection: quinn::Connection) {
-    let close = |code: CloseCode| connection.close(VarInt::from_u32(code.code()), b"");
+/// A connection whose peer TLS has proven; `None` if it is closed again.
+fn admit(engine: &Arc<Engine>, connection: quinn::Connection) -> Option<Registration> {
+    let close = |code: CloseCode| {
+        connection.close(VarInt::from_u32(code.code()), b"");
+        None
+    };
     let Some(peer) = peer_of(&connection).filter(|peer| *peer != engine.book.me()) else {
         return close(CloseCode::Refused);
     };
@@ -89,10 +96,7 @@ fn admit(engine: &Arc<Engine>, connection: quinn::Connection) {
     {
         return close(CloseCode::Refused);
     }
-    match engine.registry.register(peer, Role::Listener, connection.clone()) {
-        Some(registration) => spawn(engine.clone(), registration),
-        None => close(CloseCode::Busy),
-    }
+    engine.registry.register(peer, Role::Listener, connection.clone()).or_else(|| close(CloseCode::Busy))
 }
 
 /// Serves a registered connection until it ends.

@@ -180,8 +180,9 @@ impl Deframer {
         }
         let body = u32::from_le_bytes([self.bytes[0], self.bytes[1], self.bytes[2], self.bytes[3]]) as usize;
         let rest = self.bytes.split_off(FRAME_LENGTH_BYTES + body);
-        let whole = std::mem::replace(&mut self.bytes, rest);
-        Ok(Some(whole[FRAME_LENGTH_BYTES..].to_vec()))
+        let mut whole = std::mem::replace(&mut self.bytes, rest);
+        whole.drain(..FRAME_LENGTH_BYTES);
+        Ok(Some(whole))
     }
 
     /// True between frames: an end of the stream here loses nothing.

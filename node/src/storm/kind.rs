@@ -85,7 +85,9 @@ const WEIGHT_MAX: u32 = 1_000_000;
 /// Why a text is no mix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum MixFault {
-    #[error("a mix is KIND=WEIGHT,...; kinds are new, known, again, revoke, flap, pending, garbage, replay, slow, idle")]
+    #[error(
+        "a mix is KIND=WEIGHT,...; kinds are new, known, again, revoke, flap, pending, garbage, replay, slow, idle"
+    )]
     Form,
     #[error("a weight is a number from 0 to 1000000")]
     Weight,

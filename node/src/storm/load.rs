@@ -10,11 +10,11 @@
 //! deadline, so the load ends when its time is over and the last deadline with it.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use handfast_protocol::Kind as Statement;
 use handfast_protocol::exchange::Disposition;
+use handfast_protocol::{Kind as Statement, SecretKey};
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
@@ -24,7 +24,7 @@ use super::hostile;
 use super::kind::{Kind, Mix, scatter};
 use super::ledger::Memory;
 use super::measure::Tally;
-use super::peer::{Conversed, Fault, Group, Peer, Target};
+use super::peer::{Conversed, Fault, Group, Peer, Target, key_of};
 use super::plan::Plan;
 use crate::clock::unix_now;
 use crate::control::api::ApiError;
@@ -37,6 +37,8 @@ const BESIDE_MAX: usize = 16_384;
 /// Trusted peers that are made before the load, for kinds that need some; more are made when they are needed.
 const PREPARED_MAX: u64 = 1_000;
 const PREPARING_AT_ONCE: usize = 32;
+/// Identities that are made before the load: a peer has its key before it dials. 30 MB.
+const KEYS_PREPARED_MAX: u64 = 20_000;
 
 /// What one storm shares.
 pub struct Load {
@@ -46,6 +48,8 @@ pub struct Load {
     pub callers: Callers,
     pub mute: hostile::MuteCallers,
     pub tally: Mutex<Tally>,
+    /// The keys of the first friends, made beforehand.
+    keys: OnceLock<Vec<SecretKey>>,
     /// When the load began; set once, before the first operation.
     began: Mutex<Option<Instant>>,
     /// Peers that the node trusts and that nobody is using now.
@@ -81,6 +85,7 @@ impl Load {
             callers,
             mute,
             tally: Mutex::new(Tally::new()?),
+            keys: OnceLock::new(),
             began: Mutex::default(),
             trusted: Mutex::default(),
             sessions: Mutex::default(),
@@ -135,8 +140,10 @@ impl Load {
         self.plan.peers
     }
 
-    /// Makes trusted peers for the kinds that begin with some. Not part of what is measured.
+    /// Makes identities, and trusted peers for the kinds that begin with some. Not part of what is measured.
     pub async fn prepare(self: &Arc<Load>) {
+        let wanted = self.plan.peers.unwrap_or(KEYS_PREPARED_MAX).min(KEYS_PREPARED_MAX);
+        self.keys.get_or_init(|| (0..wanted).map(|number| key_of(self.plan.seed, Group::Friends, number)).collect());
         let operations = self.plan.peers.unwrap_or(PREPARED_MAX * 2);
         let needed = [Kind::Known, Kind::Revoke].map(|kind| self.mix.expected(kind, operations)).iter().sum::<u64>();
         let left = Arc::new(AtomicU64::new(needed.min(PREPARED_MAX)));
@@ -390,7 +397,11 @@ impl Load {
     pub(super) fn new_friend(&self) -> Option<Peer> {
         let number = self.next_friend.fetch_add(1, Ordering::Relaxed);
         let listed = self.plan.friends().is_none_or(|friends| number < friends);
-        listed.then(|| Peer::new(self.plan.seed, Group::Friends, number))
+        listed.then(|| {
+            let ready = usize::try_from(number).ok().and_then(|at| self.keys.get()?.get(at));
+            let key = ready.cloned().unwrap_or_else(|| key_of(self.plan.seed, Group::Friends, number));
+            Peer::with_key(key, number)
+        })
     }
 
     pub(super) fn new_stranger(&self) -> Peer {

@@ -135,7 +135,11 @@ pub fn close(connection: &quinn::Connection) {
 impl Peer {
     /// A peer that has not said anything yet.
     pub fn new(seed: u64, group: Group, number: u64) -> Peer {
-        let key = key_of(seed, group, number);
+        Peer::with_key(key_of(seed, group, number), number)
+    }
+
+    /// As [`Peer::new`], with its key at hand.
+    pub fn with_key(key: SecretKey, number: u64) -> Peer {
         let memory = Memory::new(key.peer_id(), number);
         let mut incarnation = [0; 16];
         incarnation.copy_from_slice(&key.peer_id().as_bytes()[..16]);

@@ -12,17 +12,18 @@ use std::time::Duration;
 
 use handfast_protocol::{CloseCode, PeerId, SecretKey};
 use quinn::{AsyncUdpSocket, EndpointConfig, Runtime, TokioRuntime, TransportConfig, VarInt};
+use rustls::crypto::CryptoProvider;
 
 use super::ending::{DialError, TransportError};
-use super::tls::{Found, Tls};
-use super::{KeyExchange, TransportSettings, quic_settings, socket};
+use super::tls::{self, Found, Tls};
+use super::{TransportSettings, quic_settings, socket};
 
 /// Endpoints that only dial. Clones share them.
 #[derive(Debug, Clone)]
 pub struct Callers {
     endpoints: Vec<quinn::Endpoint>,
     quic: Arc<TransportConfig>,
-    key_exchange: KeyExchange,
+    provider: Arc<CryptoProvider>,
 }
 
 impl Callers {
@@ -52,7 +53,11 @@ impl Callers {
             let endpoint = quinn::Endpoint::new_with_abstract_socket(config, None, socket, runtime.clone());
             endpoints.push(endpoint.map_err(failed)?);
         }
-        Ok(Callers { endpoints, quic: Arc::new(quic_settings(settings)), key_exchange: settings.key_exchange })
+        Ok(Callers {
+            endpoints,
+            quic: Arc::new(quic_settings(settings)),
+            provider: tls::provider(settings.key_exchange),
+        })
     }
 
     /// How many endpoints there are.
@@ -74,7 +79,7 @@ impl Callers {
     ) -> Result<quinn::Connection, DialError> {
         let endpoint = self.endpoints.get(from % self.endpoints.len().max(1)).ok_or(DialError::Stopping)?;
         let found = Found::default();
-        let mut config = quinn::ClientConfig::new(Tls::new(key, self.key_exchange).client(peer, &found)?);
+        let mut config = quinn::ClientConfig::new(Tls::with_provider(key, self.provider.clone()).client(peer, &found)?);
         config.transport_config(Arc::clone(&self.quic));
         config.token_store(Arc::new(quinn::NoneTokenStore));
         let connecting = endpoint.connect_with(config, at, &peer.to_string())?;

@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use handfast_protocol::limits::STREAMS_MAX;
 use handfast_protocol::{CloseCode, PeerId, SecretKey};
-use quinn::{IdleTimeout, TokioRuntime, TransportConfig, ValidationTokenConfig, VarInt};
+use quinn::{AckFrequencyConfig, IdleTimeout, TokioRuntime, TransportConfig, ValidationTokenConfig, VarInt};
 
 pub use self::callers::Callers;
 pub use self::ending::{CloseReason, DialError, TransportError, close_reason};
@@ -34,6 +34,9 @@ use self::tls::{Found, Tls};
 
 const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
+/// Packets that an end may take without saying so at once (draft-ietf-quic-ack-frequency): an answer that waits for the disk
+/// carries the acknowledgement. Those that come out of order are acknowledged at once, as ever.
+const ACK_PACKETS: u32 = 8;
 /// Connection attempts that wait for admission.
 const INCOMING_MAX: usize = 1024;
 const INCOMING_BUFFER_BYTES: u64 = 8 * 1024;
@@ -210,8 +213,11 @@ fn server_config(tls: &Tls, quic: &Arc<TransportConfig>) -> Result<quinn::Server
 /// What a connection may hold: 8 streams of 64 KiB fit into its 1 MiB, and we buffer as much towards it.
 fn quic_settings(settings: &TransportSettings) -> TransportConfig {
     let idle_ms = u32::try_from(settings.idle_timeout.as_millis()).unwrap_or(u32::MAX);
+    let mut acks = AckFrequencyConfig::default();
+    acks.ack_eliciting_threshold(VarInt::from_u32(ACK_PACKETS));
     let mut config = TransportConfig::default();
     config
+        .ack_frequency_config(Some(acks))
         .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_MAX))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW_BYTES))

@@ -62,7 +62,11 @@ pub(super) struct Tls {
 
 impl Tls {
     pub(super) fn new(key: &SecretKey, key_exchange: KeyExchange) -> Tls {
-        let provider = Arc::new(provider(key_exchange));
+        Tls::with_provider(key, provider(key_exchange))
+    }
+
+    /// As [`Tls::new`]; many identities share a provider.
+    pub(super) fn with_provider(key: &SecretKey, provider: Arc<CryptoProvider>) -> Tls {
         let spki = spki_of(&key.peer_id());
         let signing = Arc::new(NodeKey { key: Arc::new(key.clone()), spki: spki.clone() });
         let identity = Arc::new(CertifiedKey::new(vec![CertificateDer::from(spki)], signing));
@@ -110,8 +114,8 @@ impl From<NoInitialCipherSuite> for TransportError {
 }
 
 /// AES-128-GCM first: the cheapest on machines with AES instructions, and QUIC needs it anyway.
-fn provider(key_exchange: KeyExchange) -> CryptoProvider {
-    CryptoProvider {
+pub(super) fn provider(key_exchange: KeyExchange) -> Arc<CryptoProvider> {
+    Arc::new(CryptoProvider {
         cipher_suites: vec![
             cipher_suite::TLS13_AES_128_GCM_SHA256,
             cipher_suite::TLS13_AES_256_GCM_SHA384,
@@ -122,7 +126,7 @@ fn provider(key_exchange: KeyExchange) -> CryptoProvider {
             KeyExchange::X25519MlKem768 => vec![kx_group::X25519MLKEM768, kx_group::X25519],
         },
         ..default_provider()
-    }
+    })
 }
 
 pub(super) fn spki_of(peer: &PeerId) -> Vec<u8> {
