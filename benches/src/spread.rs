@@ -85,10 +85,11 @@ impl Spread {
         }
     }
 
-    /// `median (min..max)`, with three significant digits.
+    /// `median (min..max)`, with three significant digits; `-` for what is no figure.
     #[must_use]
     pub fn show(&self) -> String {
         match (self.0.first(), self.0.last()) {
+            (Some(min), _) if min.is_nan() => "-".to_owned(),
             (Some(min), Some(max)) => format!("{} ({}..{})", digits(self.median()), digits(*min), digits(*max)),
             _ => "-".to_owned(),
         }

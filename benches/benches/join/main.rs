@@ -34,8 +34,7 @@ use crate::simulated::Simulated;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-const JOINS: &[&str] =
-    &["", "ms", "roster is here after ms", "members/s", "CPU us a member, both ends", "of the storm's rate"];
+const JOINS: &[&str] = &["", "ms", "members/s", "CPU us a member, both ends", "of the storm's rate"];
 const FLEETS: &[&str] = &["", "s", "pairs/s", "CPU us a pair", "of the storm's rate"];
 /// Nothing takes so long.
 const PATIENCE: Duration = Duration::from_secs(150);
@@ -117,12 +116,12 @@ fn main() -> Result<()> {
     }
     for _ in 0..options.rounds {
         let storm = if options.peers > 0 { storm(&options)? } else { [f64::NAN; 2] };
-        joins.add("storm", &[f64::NAN, f64::NAN, storm[0], storm[1], 1.0]);
+        joins.add("storm", &[f64::NAN, storm[0], storm[1], 1.0]);
         for size in &options.members {
             let mut one = |how: &str, members: &[Member], simulated: &[Simulated]| {
-                let Joined { time, roster, cpu_us } = one_join(&runtime, members, simulated)?;
+                let (time, cpu_us) = one_join(&runtime, members, simulated)?;
                 let each = rate(*size as u64, time);
-                let figures = [ms(time), ms(roster), each, cpu_us / *size as f64, each / storm[0]];
+                let figures = [time.as_secs_f64() * 1_000.0, each, cpu_us / *size as f64, each / storm[0]];
                 joins.add(&format!("one join into {size}{how}"), &figures);
                 anyhow::Ok(())
             };
@@ -152,14 +151,8 @@ fn place(options: &Options, name: &str) -> Result<Place> {
     if options.disk { Place::on_disk(name) } else { Place::in_memory(name) }
 }
 
-struct Joined {
-    time: Duration,
-    roster: Duration,
-    cpu_us: f64,
-}
-
 /// A new node joins a new network of these members.
-fn one_join(runtime: &Runtime, members: &[Member], simulated: &[Simulated]) -> Result<Joined> {
+fn one_join(runtime: &Runtime, members: &[Member], simulated: &[Simulated]) -> Result<(Duration, f64)> {
     let authority = SecretKey::from_seed(&entropy::bytes().map_err(failed)?);
     let founder = members.first().context("a network has members")?;
     let ticket = {
@@ -179,17 +172,16 @@ fn one_join(runtime: &Runtime, members: &[Member], simulated: &[Simulated]) -> R
     let (began, cpu) = (Stopwatch::start(), cpu_us()?);
     let joining = async {
         node.operator().join(&request).await.map_err(failed)?;
-        let roster = began.elapsed();
         let in_time = timeout(PATIENCE, trusts(node.engine(), count)).await;
         in_time.with_context(|| format!("not all trust: {:?}", node.operator().status().counts))?;
-        anyhow::Ok(roster)
+        anyhow::Ok(())
     };
-    let roster = runtime.block_on(joining)?;
-    let joined = Joined { time: began.elapsed(), roster, cpu_us: cpu_us()? - cpu };
+    runtime.block_on(joining)?;
+    let figures = (began.elapsed(), cpu_us()? - cpu);
     let _inside = runtime.enter();
     members.iter().try_for_each(|member| member.leave(&authority))?;
     node.stop().map_err(failed)?;
-    Ok(joined)
+    Ok(figures)
 }
 
 /// New nodes join a new network, until every two trust each other.
@@ -226,10 +218,6 @@ fn fleet(runtime: &Runtime, options: &Options, at_once: bool) -> Result<(Duratio
     drop(inside);
     nodes.into_iter().try_for_each(Member::stop)?;
     Ok(figures)
-}
-
-fn ms(time: Duration) -> f64 {
-    time.as_secs_f64() * 1_000.0
 }
 
 /// What this process has used.
