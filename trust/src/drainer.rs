@@ -35,13 +35,8 @@ pub const FLOOR_DELAY: Duration = Duration::from_millis(500);
 /// How many failures in a row end the last drain of a store.
 pub(crate) const STOP_FAILURES_MAX: u32 = 3;
 
-/// How long the thread stays awake for the next ring: some twenty microseconds as long as that was worth while, less
-/// each time that it was not.
-const AWAKE_PAUSES_MAX: u32 = 1_024;
-const AWAKE_PAUSES_MIN: u32 = 16;
-
-/// How long changes that nobody waits for yet may wait for company: some twenty microseconds.
-const COMPANY_PAUSES_MAX: u32 = 1_024;
+/// The thread had better stayed awake for a ring that comes within this time.
+const AWAKE_WORTH: Duration = Duration::from_micros(100);
 
 /// When [`Drainer::step`] is to be called again. A ring of the bell calls for it at any time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -84,6 +79,28 @@ pub(crate) struct Context<'a, M> {
     pub(crate) floor: &'a mut FloorKeeper,
     pub(crate) now: Monotonic,
     pub(crate) stopping: bool,
+}
+
+/// How long it is worth while to stay awake for something: some twenty microseconds as long as it was, less each time
+/// that it was not.
+struct Stay(u32);
+
+impl Default for Stay {
+    fn default() -> Self {
+        Self(Self::PAUSES_MAX)
+    }
+}
+
+impl Stay {
+    const PAUSES_MAX: u32 = 1_024;
+
+    fn watch(&self, is_so: impl FnMut() -> bool) -> bool {
+        watch(self.0, is_so)
+    }
+
+    fn was_worth_while(&mut self, was: bool) {
+        self.0 = if was { Self::PAUSES_MAX } else { self.0 / 2 };
+    }
 }
 
 /// Writes the changes of all stores of one directory.
@@ -194,7 +211,8 @@ impl<M: Medium> Drainer<M> {
 
     /// Steps whenever it is time to, until it is stopped.
     pub(crate) fn run(&mut self, clock: &dyn Clock) -> FinalReport {
-        let mut awake_pauses = AWAKE_PAUSES_MAX;
+        let (mut awake, mut company) = (Stay::default(), Stay::default());
+        let mut joined = false;
         loop {
             let timeout = match self.step(clock.now()) {
                 Next::Now => continue,
@@ -202,14 +220,14 @@ impl<M: Medium> Drainer<M> {
                 Next::Idle => None,
                 Next::Stopped => return self.report.clone(),
             };
+            // Whoever came while the disk was at work could have been in the same write.
+            company.was_worth_while(joined || self.is_waited_for());
             // Whoever changes one thing after another comes back sooner than this thread could be woken.
-            let bell = self.site.bell();
-            let came = watch(awake_pauses, || bell.clear());
-            awake_pauses = if came { AWAKE_PAUSES_MAX } else { (awake_pauses / 2).max(AWAKE_PAUSES_MIN) };
-            if came || bell.wait(timeout.map(|when| when.since(clock.now()))) {
-                // Whoever changes several things and then waits has them written together.
-                watch(COMPANY_PAUSES_MAX, || self.is_waited_for());
-            }
+            let (bell, idle) = (self.site.bell(), clock.now());
+            let rung = awake.watch(|| bell.clear()) || bell.wait(timeout.map(|when| when.since(clock.now())));
+            awake.was_worth_while(rung && clock.now().since(idle) <= AWAKE_WORTH);
+            // Whoever changes several things and then waits has them written together.
+            joined = rung && company.watch(|| self.is_waited_for());
         }
     }
 
