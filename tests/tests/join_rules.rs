@@ -17,9 +17,10 @@ use handfast::control::api::{ApiError, ErrorCode, InviteRequest, JoinReply, Join
 use handfast::node::Node;
 use handfast::{authority_file, stores};
 use handfast_protocol::{
-    Certificate, InviteSecret, Membership, NetworkId, NetworkName, PeerId, Role, SecretKey, Ticket, UnixMillis, codec,
+    Certificate, InviteSecret, Membership, NetworkId, NetworkName, Notice, NoticeKind, PeerId, Role, SecretKey, Ticket,
+    UnixMillis, VerifiedMembership, codec,
 };
-use handfast_trust::networks::Invitation;
+use handfast_trust::networks::{Invitation, Joined};
 use handfast_trust::{DirectoryLock, LockOwner, TrustState, peers};
 use nodes::{ANYWHERE, Home, until, until_state};
 use rand::SeedableRng as _;
@@ -314,6 +315,14 @@ fn lab() -> NetworkName {
     NetworkName::new("lab").unwrap()
 }
 
+/// What the authority signs for a member now.
+fn certificate(authority: &SecretKey, member: PeerId) -> VerifiedMembership {
+    let now = unix_now();
+    let (network, expires_at) = (authority.network_id(), now.plus(90 * DAY_MS));
+    let certificate = Certificate { network, member, epoch: now.0, issued_at: now, expires_at, role: Role::Member };
+    certificate.by_authority(authority).unwrap()
+}
+
 fn bare(home: &Home) -> BareNode {
     let owner = LockOwner { pid: std::process::id(), role: "test".to_owned(), socket: None };
     let lock = DirectoryLock::try_acquire(home.dir().path(), &owner).unwrap();
@@ -334,16 +343,7 @@ async fn a_dead_member_costs_a_bounded_number_of_dials_a_day() {
     a.engine().membership_changed(&changed.affected);
     // Somebody who was let in, and answers nobody since.
     let (at, dials) = silence();
-    let certificate = Certificate {
-        network,
-        member: dead.peer_id(),
-        epoch: now.0,
-        issued_at: now,
-        expires_at: now.plus(90 * DAY_MS),
-        role: Role::Member,
-    };
-    let membership = certificate.by_authority(&authority).unwrap().membership().clone();
-    a.engine().networks.learn([&membership], now).unwrap();
+    a.engine().networks.learn([certificate(&authority, dead.peer_id()).membership()], now).unwrap();
     // Its address is one that an operator typed, so that no budget for what others claim bounds the dials.
     for node in [&a, &b] {
         peers::update(&node.engine().peers, dead.peer_id(), |record| record.typed = Some(at.to_string()));
@@ -371,4 +371,28 @@ async fn a_dead_member_costs_a_bounded_number_of_dials_a_day() {
     assert!(a.engine().registry.session(&b.engine().book.me()).is_some(), "the day was one of a running node");
     // By backoff up to a quarter of an hour, drawn evenly: 192 a day for each of the two who know the member.
     assert!((100..600).contains(&dials), "{dials} dials");
+}
+
+#[tokio::test]
+async fn an_expelled_node_asks_members_a_bounded_number_of_times_a_day() {
+    let home = Home::new();
+    let node = bare(&home);
+    let (authority, dead) = (SecretKey::from_seed(&[8; 32]), SecretKey::from_seed(&[9; 32]));
+    let (network, now, me) = (authority.network_id(), unix_now(), node.engine().book.me());
+    let networks = &node.engine().networks;
+    let joined = Joined { name: lab(), inviter: dead.peer_id(), addresses: Vec::new() };
+    networks.joined(&joined, &certificate(&authority, me), now).unwrap();
+    networks.roster_is_read(network).unwrap();
+    networks.learn([certificate(&authority, dead.peer_id()).membership()], now).unwrap();
+    let (at, dials) = silence();
+    peers::update(&node.engine().peers, dead.peer_id(), |record| record.typed = Some(at.to_string()));
+    let notice = Notice { network, member: me, number: 1, kind: NoticeKind::Expel, issued_at: now };
+    networks.learn_notices(&[*notice.sign(&authority).unwrap().signed()]).unwrap();
+
+    tokio::time::pause();
+    tokio::time::sleep(Duration::from_secs(24 * 3600)).await;
+    tokio::time::resume();
+    let dials = dials.lock().unwrap().len();
+    // By backoff from two minutes to six hours, drawn evenly.
+    assert!((4..40).contains(&dials), "{dials} dials");
 }
