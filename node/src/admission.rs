@@ -2,34 +2,48 @@
 //! second, by key, is where the key is known (`links`).
 //!
 //! Invariants:
-//! * BOUND: at most [`BUCKETS_MAX`] sources are remembered; half-open handshakes are bounded in all, in each lane and
-//!   for each address.
+//! * BOUND: at most [`BUCKETS_MAX`] sources are remembered; what is under way is bounded in each lane, for each friend's
+//!   address, and for addresses that have proven nothing.
 //! * Two lanes, each with permits of its own: *friends* come from an address that they have just proven to own and at
 //!   which a peer that is trusted now authenticated within 30 days; everybody else is a *stranger*. Neither lane can
 //!   take the other's last permit, and a spoofed address is never a friend's.
-//! * A [`Slot`] holds every reservation of one handshake. It moves into the task that it pays for and gives all back
-//!   when it drops, once, without I/O.
+//! * A [`Slot`] holds every reservation of one handshake: until its key is proven it is *half open*, and until its first
+//!   exchange has made it a session, or it has ended, it is *under way* and has a permit. It moves into the work that it
+//!   pays for and gives all back when it drops, once, without I/O.
+//! * Nobody can sit on a permit: when a lane is full, whoever has been under way longest makes room for one who has
+//!   proven an address, once it has had its time: [`FULL_PATIENCE`], or several times what others usually take now, so
+//!   that a node with too much to do does not throw away what it has half done.
 //!
-//! A source whose bucket is empty, or anybody while many handshakes are half open, must first prove the address (QUIC
-//! Retry, RFC 9000, section 8.1.2), which costs us one small packet and no state.
+//! A source whose bucket is empty, or anybody while many that proved nothing are half open, must first prove the address
+//! (QUIC Retry, RFC 9000, section 8.1.2), which costs us one small packet and no state. Who cannot get a permit is
+//! refused with one small packet at once, so that it does not ask again and again.
 //!
 //! The hash of the table is seeded, so that nobody can aim at one of its chains. Time is an argument.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use handfast_protocol::PeerId;
+use tokio::sync::Notify;
 
-/// Half-open handshakes from which on every address must be proven.
-pub const HALF_OPEN_RETRY: u32 = 64;
-/// Half-open handshakes of strangers.
-pub const STRANGERS_MAX: u32 = 768;
-/// Half-open handshakes of friends.
+/// Half-open handshakes from addresses that proved nothing; more must prove theirs.
+pub const UNPROVEN_MAX: u32 = 64;
+/// Strangers under way.
+pub const STRANGERS_MAX: u32 = 320;
+/// Friends under way.
 pub const FRIENDS_MAX: u32 = 256;
-/// Half-open handshakes of one proven address, as friends.
+/// Friends under way from one address.
 pub const FRIENDS_PER_ADDRESS_MAX: u32 = 32;
+/// How long one may be under way in a full lane before it makes room, at least. An honest one takes a few round trips.
+pub const FULL_PATIENCE: Duration = Duration::from_millis(500);
+/// And at most, whatever others take.
+pub const FULL_PATIENCE_MAX: Duration = Duration::from_secs(4);
+/// How many times as long as usual one may take.
+const TIMES_USUAL: u32 = 4;
+/// One conversation is this part of what is usual.
+const USUAL_OF: u32 = 16;
 /// Sources that are remembered: addresses and prefixes together. About 4 MiB.
 pub const BUCKETS_MAX: usize = 65_536;
 /// Addresses at which friends are expected.
@@ -66,15 +80,13 @@ pub enum Verdict {
     Accept(Slot),
     /// Let it prove its address first.
     Retry,
-    /// Say that there is no room: it did prove its address.
+    /// Say that there is no room.
     Refuse,
-    /// Say nothing: an answer would cost more than the packet.
-    Ignore,
 }
 
 /// Which permits a handshake uses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Lane {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Lane {
     Friend,
     Stranger,
 }
@@ -127,11 +139,24 @@ pub struct Admission {
 #[derive(Debug, Default)]
 struct State {
     buckets: HashMap<Source, Bucket>,
-    half_open: HashMap<IpAddr, u32>,
-    friends: u32,
-    strangers: u32,
+    /// Who is under way, the oldest first.
+    friends: BTreeMap<u64, UnderWay>,
+    strangers: BTreeMap<u64, UnderWay>,
+    next: u64,
+    half_open: u32,
+    unproven: u32,
+    /// What conversations have taken lately, from the first packet to the answer.
+    usual: Duration,
+    friends_at: HashMap<IpAddr, u32>,
     friend_addresses: HashMap<IpAddr, Vec<(PeerId, Duration)>>,
     counts: Counts,
+}
+
+/// One that has a permit.
+#[derive(Debug)]
+struct UnderWay {
+    since: Duration,
+    gives_way: Arc<Notify>,
 }
 
 /// What became of first packets, since the start.
@@ -140,7 +165,19 @@ pub struct Counts {
     pub accepted: u64,
     pub retried: u64,
     pub refused: u64,
-    pub ignored: u64,
+    /// Of those accepted, who made room for others.
+    pub evicted: u64,
+}
+
+/// What is reserved now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct InUse {
+    /// Handshakes that have not proven a key.
+    pub half_open: u32,
+    pub friends: u32,
+    pub strangers: u32,
+    /// Addresses that have friends under way.
+    pub friend_addresses: u32,
 }
 
 impl Admission {
@@ -157,26 +194,34 @@ impl Admission {
     ) -> Verdict {
         let ip = arrival.remote.ip().to_canonical();
         let mut state = self.state();
-        let is_friend = arrival.is_validated && state.is_friend(ip, now, is_trusted);
-        let lane = if is_friend && state.has_friends_permit(ip) { Lane::Friend } else { Lane::Stranger };
-        let crowded = state.friends + state.strangers >= HALF_OPEN_RETRY;
-        if !arrival.is_validated && (crowded || !state.has_token(ip, self.rates, now)) {
-            state.counts.retried += 1;
-            return Verdict::Retry;
+        let is_friend = state.is_friend(ip, now, is_trusted);
+        let lane = match is_friend && arrival.is_validated && state.has_friends_permit(ip, now) {
+            true => Lane::Friend,
+            false => Lane::Stranger,
+        };
+        let has_room = state.has_room(lane, now);
+        let has_token = lane == Lane::Friend || state.has_token(ip, self.rates, now);
+        let verdict = match (arrival.is_validated, has_room && has_token) {
+            (true, true) => None,
+            (true, false) => Some(Verdict::Refuse),
+            // A friend's lane may have room, where it is a friend.
+            (false, _) if !has_room && !is_friend => Some(Verdict::Refuse),
+            (false, true) if state.unproven < UNPROVEN_MAX && state.under_way(lane) < lane.max() => None,
+            (false, _) => Some(Verdict::Retry),
+        };
+        match verdict {
+            Some(Verdict::Refuse) => state.counts.refused += 1,
+            Some(_) => state.counts.retried += 1,
+            None => state.counts.accepted += 1,
+        }
+        if let Some(verdict) = verdict {
+            return verdict;
         }
         if lane == Lane::Stranger {
-            if state.strangers >= STRANGERS_MAX {
-                state.counts.ignored += 1;
-                return Verdict::Ignore;
-            }
-            if !state.take_token(ip, self.rates, now) {
-                state.counts.refused += 1;
-                return Verdict::Refuse;
-            }
+            state.take_token(ip, self.rates, now);
         }
-        state.counts.accepted += 1;
-        state.reserve(ip, lane);
-        Verdict::Accept(Slot { admission: self.clone(), ip, lane })
+        state.make_way(lane);
+        Verdict::Accept(state.reserve(self, arrival, lane, now))
     }
 
     /// A peer that is trusted has authenticated at this address.
@@ -197,20 +242,20 @@ impl Admission {
         peers.push((peer, now + FRIEND_FOR));
     }
 
-    /// Half-open handshakes now.
-    pub fn half_open(&self) -> u32 {
-        let state = self.state();
-        state.friends + state.strangers
-    }
-
     /// What became of first packets.
     pub fn counts(&self) -> Counts {
         self.state().counts
     }
 
-    /// How many addresses have half-open handshakes.
-    pub fn busy_addresses(&self) -> usize {
-        self.state().half_open.len()
+    /// What is reserved now.
+    pub fn in_use(&self) -> InUse {
+        let state = self.state();
+        InUse {
+            half_open: state.half_open,
+            friends: state.under_way(Lane::Friend),
+            strangers: state.under_way(Lane::Stranger),
+            friend_addresses: u32::try_from(state.friends_at.len()).unwrap_or(u32::MAX),
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -226,8 +271,45 @@ impl State {
             .is_some_and(|peers| peers.iter().any(|(peer, until)| *until > now && is_trusted(peer)))
     }
 
-    fn has_friends_permit(&self, ip: IpAddr) -> bool {
-        self.friends < FRIENDS_MAX && self.half_open.get(&ip).is_none_or(|n| *n < FRIENDS_PER_ADDRESS_MAX)
+    fn has_friends_permit(&self, ip: IpAddr, now: Duration) -> bool {
+        self.has_room(Lane::Friend, now) && self.friends_at.get(&ip).is_none_or(|n| *n < FRIENDS_PER_ADDRESS_MAX)
+    }
+
+    fn lane(&mut self, lane: Lane) -> &mut BTreeMap<u64, UnderWay> {
+        match lane {
+            Lane::Friend => &mut self.friends,
+            Lane::Stranger => &mut self.strangers,
+        }
+    }
+
+    fn under_way(&self, lane: Lane) -> u32 {
+        let count = match lane {
+            Lane::Friend => self.friends.len(),
+            Lane::Stranger => self.strangers.len(),
+        };
+        u32::try_from(count).unwrap_or(u32::MAX)
+    }
+
+    /// A permit is free, or the oldest has had its time.
+    fn has_room(&self, lane: Lane, now: Duration) -> bool {
+        let all = match lane {
+            Lane::Friend => &self.friends,
+            Lane::Stranger => &self.strangers,
+        };
+        let patience = (self.usual * TIMES_USUAL).clamp(FULL_PATIENCE, FULL_PATIENCE_MAX);
+        let is_old = |oldest: &UnderWay| oldest.since + patience <= now;
+        self.under_way(lane) < lane.max() || all.values().next().is_some_and(is_old)
+    }
+
+    /// In a full lane the oldest gives its permit up.
+    fn make_way(&mut self, lane: Lane) {
+        if self.under_way(lane) < lane.max() {
+            return;
+        }
+        if let Some((_, oldest)) = self.lane(lane).pop_first() {
+            oldest.gives_way.notify_one();
+            self.counts.evicted += 1;
+        }
     }
 
     fn filled(&self, source: Source, rates: Rates, now: Duration) -> f64 {
@@ -239,17 +321,13 @@ impl State {
         Source::both(ip).iter().all(|source| self.filled(*source, rates, now) >= 1.0)
     }
 
-    /// One token of each of the two buckets, or none of either.
-    fn take_token(&mut self, ip: IpAddr, rates: Rates, now: Duration) -> bool {
-        if !self.has_token(ip, rates, now) {
-            return false;
-        }
+    /// One token of each of the two buckets; the caller has seen that there are some.
+    fn take_token(&mut self, ip: IpAddr, rates: Rates, now: Duration) {
         for source in Source::both(ip) {
             self.make_room(rates, now);
             let tokens = self.filled(source, rates, now) - 1.0;
             self.buckets.insert(source, Bucket { tokens, at: now });
         }
-        true
     }
 
     /// A bucket that is full again says nothing that a missing one does not. If none is, all are forgotten: for two
@@ -267,24 +345,48 @@ impl State {
         }
     }
 
-    fn reserve(&mut self, ip: IpAddr, lane: Lane) {
-        match lane {
-            Lane::Friend => self.friends += 1,
-            Lane::Stranger => self.strangers += 1,
+    fn reserve(&mut self, admission: &Arc<Admission>, arrival: Arrival, lane: Lane, now: Duration) -> Slot {
+        let ip = arrival.remote.ip().to_canonical();
+        let id = self.next;
+        self.next += 1;
+        let gives_way = Arc::new(Notify::new());
+        self.lane(lane).insert(id, UnderWay { since: now, gives_way: gives_way.clone() });
+        self.half_open += 1;
+        self.unproven += u32::from(!arrival.is_validated);
+        if lane == Lane::Friend {
+            *self.friends_at.entry(ip).or_default() += 1;
         }
-        *self.half_open.entry(ip).or_default() += 1;
+        let admission = admission.clone();
+        Slot { admission, ip, lane, id, since: now, gives_way, is_half_open: true, is_unproven: !arrival.is_validated }
     }
 
-    fn release(&mut self, ip: IpAddr, lane: Lane) {
-        match lane {
-            Lane::Friend => self.friends -= 1,
-            Lane::Stranger => self.strangers -= 1,
+    fn close_half(&mut self, is_unproven: bool) {
+        self.half_open -= 1;
+        self.unproven -= u32::from(is_unproven);
+    }
+
+    fn release(&mut self, slot: &Slot) {
+        if slot.is_half_open {
+            self.close_half(slot.is_unproven);
         }
-        if let Some(count) = self.half_open.get_mut(&ip) {
+        // One that made way has no permit any more.
+        self.lane(slot.lane).remove(&slot.id);
+        if slot.lane == Lane::Friend
+            && let Some(count) = self.friends_at.get_mut(&slot.ip)
+        {
             *count -= 1;
             if *count == 0 {
-                self.half_open.remove(&ip);
+                self.friends_at.remove(&slot.ip);
             }
+        }
+    }
+}
+
+impl Lane {
+    fn max(self) -> u32 {
+        match self {
+            Lane::Friend => FRIENDS_MAX,
+            Lane::Stranger => STRANGERS_MAX,
         }
     }
 }
@@ -304,11 +406,37 @@ pub struct Slot {
     admission: Arc<Admission>,
     ip: IpAddr,
     lane: Lane,
+    id: u64,
+    since: Duration,
+    gives_way: Arc<Notify>,
+    is_half_open: bool,
+    is_unproven: bool,
+}
+
+impl Slot {
+    /// TLS has proven a key: it is not half open any more, and keeps its permit.
+    pub fn authenticated(&mut self) {
+        if std::mem::take(&mut self.is_half_open) {
+            self.admission.state().close_half(self.is_unproven);
+        }
+    }
+
+    /// What it paid for has been done: an exchange came to its end.
+    pub fn answered(&self, now: Duration) {
+        let mut state = self.admission.state();
+        let took = now.saturating_sub(self.since);
+        state.usual = state.usual - state.usual / USUAL_OF + took / USUAL_OF;
+    }
+
+    /// Notified when it is to end, because others need its permit.
+    pub fn gives_way(&self) -> Arc<Notify> {
+        self.gives_way.clone()
+    }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.admission.state().release(self.ip, self.lane);
+        self.admission.state().release(self);
     }
 }
 
@@ -379,9 +507,12 @@ mod tests {
     fn a_crowd_must_prove_its_addresses() {
         let admission = admission(Rates { per_address: 1_000, per_prefix: 1_000 });
         let slots = accepted(&admission, from("192.0.2.1", false), SECOND, 1_000);
-        assert_eq!(slots.len() as u32, HALF_OPEN_RETRY);
+        assert_eq!(slots.len() as u32, UNPROVEN_MAX);
         assert!(matches!(judge(&admission, from("192.0.2.2", false), SECOND), Verdict::Retry));
         assert!(matches!(judge(&admission, from("192.0.2.2", true), SECOND), Verdict::Accept(_)));
+        let mut slots = slots;
+        slots[0].authenticated();
+        assert!(matches!(judge(&admission, from("192.0.2.2", false), SECOND), Verdict::Accept(_)), "a key is enough");
     }
 
     #[test]
@@ -390,7 +521,9 @@ mod tests {
         admission.befriend(friend(), "203.0.113.9".parse().unwrap(), SECOND);
         let strangers = accepted(&admission, from("192.0.2.1", true), SECOND, 2_000);
         assert_eq!(strangers.len() as u32, STRANGERS_MAX);
-        assert!(matches!(judge(&admission, from("192.0.2.1", true), SECOND), Verdict::Ignore));
+        assert!(matches!(judge(&admission, from("192.0.2.1", true), SECOND), Verdict::Refuse));
+        assert!(matches!(judge(&admission, from("192.0.2.1", false), SECOND), Verdict::Refuse), "Retry would be vain");
+        assert!(matches!(judge(&admission, from("203.0.113.9", false), SECOND), Verdict::Retry), "perhaps a friend");
         let friends = accepted(&admission, from("203.0.113.9", true), SECOND, 2_000);
         assert_eq!(friends.len() as u32, FRIENDS_PER_ADDRESS_MAX, "the rest of one address are strangers");
         drop(strangers);
@@ -422,10 +555,55 @@ mod tests {
         let admission = admission(Rates { per_address: 1_000_000, per_prefix: 1_000_000 });
         admission.befriend(friend(), "203.0.113.9".parse().unwrap(), SECOND);
         let mut slots = accepted(&admission, from("192.0.2.1", true), SECOND, 100);
+        slots.extend(accepted(&admission, from("192.0.2.1", false), SECOND, 10));
         slots.extend(accepted(&admission, from("203.0.113.9", true), SECOND, 100));
-        assert_eq!((admission.half_open(), admission.busy_addresses()), (200, 2));
+        let (friends, strangers) = (FRIENDS_PER_ADDRESS_MAX, 210 - FRIENDS_PER_ADDRESS_MAX);
+        assert_eq!(admission.in_use(), InUse { half_open: 210, friends, strangers, friend_addresses: 1 });
+        slots.iter_mut().step_by(2).for_each(Slot::authenticated);
+        slots.iter_mut().step_by(2).for_each(Slot::authenticated);
+        assert_eq!(admission.in_use(), InUse { half_open: 105, friends, strangers, friend_addresses: 1 });
         slots.clear();
-        assert_eq!((admission.half_open(), admission.busy_addresses()), (0, 0));
+        assert_eq!(admission.in_use(), InUse::default());
+        assert_eq!(admission.state().unproven, 0);
+    }
+
+    #[test]
+    fn who_sits_on_a_permit_makes_way_for_one_who_has_proven_an_address() {
+        let admission = admission(Rates { per_address: 1_000_000, per_prefix: 1_000_000 });
+        let sitting = accepted(&admission, from("192.0.2.1", true), SECOND, STRANGERS_MAX);
+        let soon = SECOND + FULL_PATIENCE - Duration::from_millis(1);
+        assert!(matches!(judge(&admission, from("192.0.2.2", true), soon), Verdict::Refuse), "it has its time");
+        let later = SECOND + FULL_PATIENCE;
+        assert!(matches!(judge(&admission, from("192.0.2.2", false), later), Verdict::Retry), "not for a spoofed one");
+        let next = accepted(&admission, from("192.0.2.2", true), later, 3);
+        assert_eq!((next.len(), admission.in_use().strangers), (3, STRANGERS_MAX));
+        let told = |slot: &Slot| tokio_told(&slot.gives_way());
+        assert!(sitting[..3].iter().all(told), "the oldest");
+        assert!(!sitting[3..].iter().any(told));
+        assert_eq!(admission.counts().evicted, 3);
+        drop(sitting);
+        assert_eq!(admission.in_use().strangers, 3, "a permit that was given up is not given back again");
+        drop(next);
+        assert_eq!(admission.in_use(), InUse::default());
+    }
+
+    #[test]
+    fn where_all_take_long_nobody_makes_way_early() {
+        let admission = admission(Rates { per_address: 1_000_000, per_prefix: 1_000_000 });
+        let slots = accepted(&admission, from("192.0.2.1", true), SECOND, STRANGERS_MAX);
+        let took = FULL_PATIENCE;
+        (0..100).for_each(|_| slots[0].answered(SECOND + took));
+        assert!(matches!(judge(&admission, from("192.0.2.2", true), SECOND + 3 * took), Verdict::Refuse));
+        assert!(matches!(judge(&admission, from("192.0.2.2", true), SECOND + 4 * took), Verdict::Accept(_)));
+        (0..100).for_each(|_| slots[0].answered(100 * SECOND));
+        let at_most = SECOND + FULL_PATIENCE_MAX;
+        assert!(matches!(judge(&admission, from("192.0.2.2", true), at_most), Verdict::Accept(_)), "nor ever");
+    }
+
+    /// Whether a notification is there.
+    fn tokio_told(gives_way: &Notify) -> bool {
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        std::pin::pin!(gives_way.notified()).poll(&mut context).is_ready()
     }
 
     #[test]

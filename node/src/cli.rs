@@ -184,6 +184,9 @@ pub struct RunArgs {
     /// For the own node of `handfast storm`: every sync of the disk takes this much longer
     #[arg(long, hide = true, value_name = "TIME", value_parser = duration)]
     pub storm_fsync_delay: Option<u64>,
+    /// And no sync ends while there is a file of this name
+    #[arg(long, hide = true, value_name = "FILE")]
+    pub storm_fsync_gate: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -224,6 +227,12 @@ pub struct StormArgs {
     /// Make every sync of the own node's disk take this much longer
     #[arg(long, value_name = "TIME")]
     pub fsync_delay: Option<String>,
+    /// Let the own node's disk hang once for this long, from the third second of the load
+    #[arg(long, value_name = "TIME")]
+    pub fsync_hang: Option<String>,
+    /// Watch the own node's memory for this long after the load
+    #[arg(long, value_name = "TIME")]
+    pub linger: Option<String>,
     /// Leave the own node's limits on sources as they are by default
     #[arg(long)]
     pub default_limits: bool,

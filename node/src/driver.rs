@@ -213,8 +213,9 @@ async fn respond_within(
             ResponderOutput::Merge(shown) => {
                 seen.shown(engine, &shown)?;
                 let is_grant = shown.theirs.as_ref().is_some_and(|theirs| theirs.terms().kind == Kind::Grant);
-                if is_grant && engine.degraded().is_some() {
-                    // A grant waits for a disk that takes it. A revoke of our own that the peer proves does not.
+                if is_grant && engine.degraded().is_some() && !engine.holds(&link.peer, &shown) {
+                    // A grant waits for a disk that takes it; one that we hold already does not, nor does a revoke of
+                    // our own that the peer proves.
                     engine.merge(link, &Shown { theirs: None, ..*shown });
                     busy(engine)
                 } else {

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use handfast_protocol::exchange::{Agreement, ExchangeFault, Shown};
 use handfast_protocol::{
-    Address, AddressRecord, CloseCode, Incarnation, PeerId, SecretKey, SignedAddressRecord, UnixMillis,
+    Address, AddressRecord, CloseCode, Incarnation, PeerId, SecretKey, SignedAddressRecord, UnixMillis, Verified,
 };
 use handfast_trust::peers::{self, DIAL_ADDRESSES_MAX};
 use handfast_trust::rules::Showing;
@@ -250,6 +250,12 @@ impl Engine {
         ended
     }
 
+    /// True if what the peer says is what we hold of it already.
+    pub fn holds(&self, peer: &PeerId, shown: &Shown) -> bool {
+        let held = self.book.record(peer).and_then(|record| record.theirs.as_ref().map(Edge::held));
+        held.is_some() && held == shown.theirs.as_ref().map(Verified::held)
+    }
+
     /// True while our edge is not on the peer's disk and is worth delivering.
     pub fn owes(&self, peer: &PeerId) -> bool {
         let now = unix_now();
@@ -263,6 +269,9 @@ impl Engine {
     /// What follows from an exchange that has ended on `link`: a session, or the end of the connection.
     pub fn after_exchange(&self, link: &Arc<Link>, exchanged: &Exchanged, opened_here: bool) {
         let now = unix_now();
+        if exchanged.result.is_ok() {
+            link.answered(self.clock.now().0);
+        }
         let trusted = || self.book.authorise(&link.peer, Purpose::Session, Direction::Inbound, now).is_ok();
         // Both ends judge by the same word, the Answer's: otherwise one would keep a connection that the other drops.
         if let Some(incarnation) = exchanged.incarnation.filter(|_| exchanged.granted)
@@ -390,7 +399,7 @@ impl Engine {
                     if claimed {
                         self.dials.reached(at);
                     }
-                    let Some(registration) = self.registry.register(peer, Role::Dialer, connection) else {
+                    let Some(registration) = self.registry.register(peer, Role::Dialer, connection, None) else {
                         return Err(ContactFault::TooMany);
                     };
                     let link = registration.link.clone();

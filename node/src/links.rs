@@ -58,21 +58,23 @@ pub async fn accept(engine: Arc<Engine>) {
                 }
             }
             Verdict::Refuse => incoming.refuse(),
-            Verdict::Ignore => incoming.ignore(),
         }
     }
 }
 
 /// TLS, paid for by the slot, and then the connection until it ends.
 async fn handshake(engine: Arc<Engine>, incoming: quinn::Incoming, slot: Slot) {
+    let gives_way = slot.gives_way();
     let connection = match incoming.accept() {
-        Ok(connecting) => timeout(TLS_DEADLINE, connecting).await,
+        Ok(connecting) => tokio::select! {
+            connected = timeout(TLS_DEADLINE, connecting) => connected,
+            () = gives_way.notified() => return,
+        },
         Err(error) => Ok(Err(error)),
     };
-    drop(slot);
     match connection {
         Ok(Ok(connection)) => {
-            if let Some(registration) = admit(&engine, connection) {
+            if let Some(registration) = admit(&engine, connection, slot) {
                 serve(engine, registration).await;
             }
         }
@@ -81,8 +83,10 @@ async fn handshake(engine: Arc<Engine>, incoming: quinn::Incoming, slot: Slot) {
     }
 }
 
-/// A connection whose peer TLS has proven; `None` if it is closed again.
-fn admit(engine: &Arc<Engine>, connection: quinn::Connection) -> Option<Registration> {
+/// A connection whose peer TLS has proven; `None` if it is closed again. Its slot goes with it until it is a session or at
+/// its end.
+fn admit(engine: &Arc<Engine>, connection: quinn::Connection, mut slot: Slot) -> Option<Registration> {
+    slot.authenticated();
     let close = |code: CloseCode| {
         connection.close(VarInt::from_u32(code.code()), b"");
         None
@@ -96,7 +100,7 @@ fn admit(engine: &Arc<Engine>, connection: quinn::Connection) -> Option<Registra
     {
         return close(CloseCode::Refused);
     }
-    engine.registry.register(peer, Role::Listener, connection.clone()).or_else(|| close(CloseCode::Busy))
+    engine.registry.register(peer, Role::Listener, connection.clone(), Some(slot)).or_else(|| close(CloseCode::Busy))
 }
 
 /// Serves a registered connection until it ends.
@@ -107,6 +111,7 @@ pub fn spawn(engine: Arc<Engine>, registration: Registration) {
 async fn serve(engine: Arc<Engine>, registration: Registration) {
     let link = registration.link.clone();
     let mut orders = link.orders();
+    let gives_way = link.gives_way();
     let mut idle = tokio::time::interval_at(Instant::now() + LINGER, LINGER);
     idle.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut busy_since_tick = true;
@@ -130,6 +135,10 @@ async fn serve(engine: Arc<Engine>, registration: Registration) {
                 quiet(&link).await;
                 link.connection.close(VarInt::from_u32(code.code()), b"");
                 break if code == CloseCode::Duplicate { EndReason::Replaced } else { EndReason::Lost };
+            }
+            () = gives_way.notified(), if !link.is_session() => {
+                link.connection.close(VarInt::from_u32(CloseCode::Busy.code()), b"");
+                break EndReason::Lost;
             }
             _ = idle.tick() => {
                 if link.is_session() || link.is_conversing() {
@@ -242,10 +251,10 @@ pub enum PingFault {
     TimedOut,
 }
 
-/// One authenticated round trip over a session.
-pub async fn ping(link: &Link, nonce: u64) -> Result<Duration, PingFault> {
+/// One authenticated round trip over the connection of a session.
+pub async fn ping(connection: &quinn::Connection, nonce: u64) -> Result<Duration, PingFault> {
     let round_trip = async {
-        let (mut send, mut recv) = link.connection.open_bi().await.map_err(|_| PingFault::Ended)?;
+        let (mut send, mut recv) = connection.open_bi().await.map_err(|_| PingFault::Ended)?;
         let began = Instant::now();
         let frames = [codec::frame(&Head::new(StreamKind::Ping)), codec::frame(&Ping { nonce })].concat();
         send.write_all(&frames).await.map_err(|_| PingFault::Ended)?;

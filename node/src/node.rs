@@ -33,7 +33,7 @@ use crate::engine::Engine;
 use crate::operations::{Live, Operator};
 use crate::output::Output;
 use crate::stores;
-use crate::storm::slow_medium::SlowMedium;
+use crate::storm::slow_medium::{SlowDisk, SlowMedium};
 
 /// How long running exchanges may take to finish when the node stops.
 const STOP_PATIENCE: Duration = Duration::from_secs(2);
@@ -50,8 +50,8 @@ pub struct RunOptions {
     pub data_dir: DataDir,
     pub config: Config,
     pub json: bool,
-    /// How much longer every sync of its disk is to take: for a storm's own node only.
-    pub storm_fsync_delay: Option<Duration>,
+    /// What its disk is to be like: for a storm's own node only.
+    pub storm_disk: SlowDisk,
 }
 
 /// A node that runs. [`Node::stop`] ends it in order; dropping it ends it as a crash would.
@@ -225,14 +225,14 @@ async fn expire_again_and_again(engine: Arc<Engine>) {
 /// # Errors
 /// As [`Node::start`] and [`Node::stop`].
 pub fn run(options: RunOptions) -> Result<(), ApiError> {
-    let RunOptions { data_dir, config, json, storm_fsync_delay } = options;
+    let RunOptions { data_dir, config, json, storm_disk } = options;
     let signals = Builder::new_current_thread().enable_all().build().map_err(|error| no_runtime(&error))?;
     let mut ends = {
         let _inside = signals.enter();
         Ends::listen().map_err(|error| no_runtime(&error))?
     };
-    let node = match storm_fsync_delay {
-        Some(delay) => Node::start_on(&data_dir, config, |directory| SlowMedium::new(directory, delay))?,
+    let node = match storm_disk.wait() {
+        Some(wait) => Node::start_on(&data_dir, config, |directory| SlowMedium::behind(directory, wait))?,
         None => Node::start(&data_dir, config)?,
     };
     Output::new(json).ready(&ReadyReply {

@@ -366,7 +366,7 @@ impl Operator {
                 (FileKind::Peers, self.peers.hold_times()),
                 (FileKind::Sessions, sessions.store().hold_times()),
             ],
-            admission: self.live().map(|live| live.engine.admission.counts()),
+            admission: self.live().map(|live| (live.engine.admission.counts(), live.engine.admission.in_use())),
         }
     }
 
@@ -384,7 +384,9 @@ impl Operator {
         };
         if let Some(live) = self.live() {
             counts.sessions = live.engine.registry.counts().0;
-            counts.half_open = u64::from(live.engine.admission.half_open());
+            let in_use = live.engine.admission.in_use();
+            counts.half_open = u64::from(in_use.half_open);
+            counts.under_way = u64::from(in_use.friends) + u64::from(in_use.strangers);
         }
         counts
     }
@@ -423,7 +425,7 @@ impl Engine {
             self.may_ping(&peer)?;
         }
         let link = self.registry.session(&peer).ok_or(ContactFault::NoSession)?;
-        links::ping(&link, nonce).await.map_err(ContactFault::Ping)
+        links::ping(&link.connection, nonce).await.map_err(ContactFault::Ping)
     }
 
     fn may_ping(&self, peer: &PeerId) -> Result<(), ContactFault> {

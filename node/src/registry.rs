@@ -18,8 +18,9 @@ use std::time::Duration;
 
 use handfast_protocol::{CloseCode, Incarnation, PeerId};
 use handfast_trust::{EndReason, Role, SessionId, Sessions};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 
+use crate::admission::Slot;
 use crate::clock::unix_now;
 use crate::events::EventLog;
 use crate::transport::canonical;
@@ -57,6 +58,8 @@ pub struct Link {
 struct LinkState {
     session: Option<SessionId>,
     incarnation: Option<Incarnation>,
+    /// What admission reserved for it, until it is a session.
+    slot: Option<Slot>,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -106,6 +109,18 @@ impl Link {
     /// True while this link is the session.
     pub fn is_session(&self) -> bool {
         locked(&self.state).session.is_some()
+    }
+
+    /// Notified when it is to end because others need its permit; never for one that has none.
+    pub fn gives_way(&self) -> Arc<Notify> {
+        locked(&self.state).slot.as_ref().map(Slot::gives_way).unwrap_or_default()
+    }
+
+    /// An exchange on it came to its end.
+    pub fn answered(&self, now: Duration) {
+        if let Some(slot) = &locked(&self.state).slot {
+            slot.answered(now);
+        }
     }
 
     /// The run of the other end, once an exchange has shown it.
@@ -163,12 +178,14 @@ impl Registry {
         }
     }
 
-    /// Registers a connection whose peer TLS has proven. `None`: the peer has too many already.
+    /// Registers a connection whose peer TLS has proven, with what admission reserved for it. `None`: the peer has too
+    /// many already.
     pub fn register(
         self: &Arc<Registry>,
         peer: PeerId,
         role: Role,
         connection: quinn::Connection,
+        slot: Option<Slot>,
     ) -> Option<Registration> {
         let link = Arc::new(Link {
             id: self.next_id.fetch_add(1, Ordering::Relaxed),
@@ -181,7 +198,7 @@ impl Registry {
             outbound_join: Semaphore::new(1),
             services: Arc::new(Semaphore::new(handfast_protocol::limits::SERVICE_STREAMS_MAX as usize)),
             orders: watch::Sender::new(Orders::default()),
-            state: Mutex::default(),
+            state: Mutex::new(LinkState { slot, ..LinkState::default() }),
         });
         let mut links = locked(&self.links);
         let of_peer = links.entry(peer).or_default();
@@ -218,6 +235,7 @@ impl Registry {
     /// and checks again afterwards: a revoke in between has either cut the link or is seen then.
     pub fn promote(&self, link: &Arc<Link>, incarnation: Incarnation, id: SessionId) -> Promotion {
         let mut replaced = Vec::new();
+        let paid_for;
         {
             let links = locked(&self.links);
             let Some(of_peer) = links.get(&link.peer).filter(|list| list.iter().any(|l| l.id == link.id)) else {
@@ -247,9 +265,13 @@ impl Registry {
             // The record first: an end that comes at once must find it.
             let remote = canonical(link.connection.remote_address());
             self.sessions.begin(id, link.peer, link.role, remote.into(), unix_now());
-            locked(&link.state).session = Some(id);
+            let mut state = locked(&link.state);
+            state.session = Some(id);
+            paid_for = state.slot.take();
+            drop(state);
             self.session_count.fetch_add(1, Ordering::Relaxed);
         }
+        drop(paid_for);
         for old in replaced {
             self.session_count.fetch_sub(1, Ordering::Relaxed);
             self.sessions.end(old, EndReason::Replaced, unix_now());
@@ -307,6 +329,8 @@ impl Registry {
 
     fn remove(&self, link: &Link) {
         self.end_session(link, EndReason::Lost);
+        // Streams that are still ending may hold the link; the permit is free now.
+        drop(locked(&link.state).slot.take());
         self.link_count.fetch_sub(1, Ordering::Relaxed);
         let mut links = locked(&self.links);
         if let Some(of_peer) = links.get_mut(&link.peer) {

@@ -60,6 +60,44 @@ fn a_node_that_is_killed_again_and_again_keeps_what_it_has_acknowledged() {
 }
 
 #[test]
+fn peers_that_vanish_at_any_stage_leave_no_permit_behind() {
+    let place = TempDir::new().unwrap();
+    let arguments = ["--peers", "150", "--concurrency", "16", "--mix", "new=1,vanish=2,slow=1"];
+    let (code, report, stderr) = storm(&Home::new(), place.path(), &arguments);
+    check(code, &report, &stderr);
+    let of_kind = |kind: &str| report["kinds"].as_array().unwrap().iter().find(|row| row["kind"] == kind).cloned();
+    assert!(of_kind("vanish").unwrap()["completed"].as_u64() > Some(30), "{report:#}");
+    assert_eq!(of_kind("new").unwrap()["failed"], 0, "the others do not notice: {report:#}");
+    let stages: Vec<&str> =
+        report["hung"].as_array().unwrap().iter().map(|row| row["stage"].as_str().unwrap()).collect();
+    assert_eq!(stages, ["before the first frame", "before the receipt", "deaf", "within TLS", "within a frame"]);
+}
+
+#[test]
+fn while_the_disk_hangs_trusted_peers_go_on_and_afterwards_all_is_on_it() {
+    let place = TempDir::new().unwrap();
+    let arguments = ["--rate", "40", "--duration", "9s", "--fsync-hang", "4s", "--mix", "known=3,new=1"];
+    let (code, report, stderr) = storm(&Home::new(), place.path(), &arguments);
+    check(code, &report, &stderr);
+    let known = report["kinds"].as_array().unwrap().iter().find(|row| row["kind"] == "known").cloned().unwrap();
+    assert_eq!(known["failed"], 0, "what asks nothing of the disk goes on: {report:#}");
+    assert!(report["caught_up_ms"].is_u64(), "{report:#}");
+}
+
+#[test]
+fn sessions_that_the_operator_revokes_amid_first_packets_that_prove_nothing_end() {
+    let place = TempDir::new().unwrap();
+    let arguments = ["--rate", "1000", "--duration", "3s", "--sources", "8", "--mix", "cut=10,new=40,spoofed=950"];
+    let (code, report, stderr) = storm(&Home::new(), place.path(), &arguments);
+    check(code, &report, &stderr);
+    for kind in report["kinds"].as_array().unwrap() {
+        assert!(kind["completed"].as_u64() > Some(0), "{report:#}");
+        assert!(kind["kind"] != "cut" || kind["failed"] == 0, "{report:#}");
+    }
+    assert!(report["serving_us"]["max"].is_u64(), "{report:#}");
+}
+
+#[test]
 fn somebody_elses_node_is_asked_again() {
     let home = Home::initialised();
     let config = home.beside("storm.toml");

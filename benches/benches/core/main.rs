@@ -20,7 +20,7 @@ use crate::options::Options;
 
 /// As the node has it.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 const USAGE: &str = "\
 cargo bench -p handfast-benches --bench core -- WHAT [OPTIONS]

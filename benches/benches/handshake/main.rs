@@ -20,14 +20,15 @@ use serde_json::Value;
 
 /// What the node's program has too; bare quinn with defaults runs in a program without it.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 const COLUMNS: &[&str] = &["", "handshakes/s", "CPU us, both ends", "p50 us", "p99 us", "of the tuned rate"];
 const ROWS: [&str; 3] = ["bare quinn, tuned", "bare quinn, defaults", "handfast storm"];
 const USAGE: &str = "\
-cargo bench -p handfast-benches --bench handshake -- [conditions] [OPTIONS]
+cargo bench -p handfast-benches --bench handshake -- [conditions [GROUP..]] [OPTIONS]
 
-  conditions       storms beyond what the node can do, and beside slow disks, slow peers and floods
+  conditions       storms beyond what the node can do, and beside slow disks, slow peers and floods; groups are
+                   overload, spoofed, friends, slow, disk, vanish, cut: 15 to 60 s a round each
   --peers N        handshakes of one measurement [10000]
   --concurrency C  at once [64]
   --rounds N       how often each is made [5]
@@ -74,10 +75,13 @@ fn main() -> Result<()> {
     }
     arguments.retain(|argument| argument != "--bench");
     let conditions = arguments.first().is_some_and(|word| word == "conditions");
-    let options = Options::parse(arguments.into_iter().skip(usize::from(conditions)))?;
+    let mut arguments: Vec<String> = arguments.into_iter().skip(usize::from(conditions)).collect();
+    let words = arguments.iter().take_while(|word| conditions && !word.starts_with("--")).count();
+    let groups: Vec<String> = arguments.drain(..words).collect();
+    let options = Options::parse(arguments.into_iter())?;
     println!("{} handshakes, {} at once, {} rounds", options.peers, options.concurrency, options.rounds);
     if conditions {
-        return conditions::run(&options);
+        return conditions::run(&options, &groups);
     }
     let here = std::env::current_exe()?;
     let mut table = Table::new(COLUMNS);

@@ -32,7 +32,7 @@ use crate::simulated::Simulated;
 
 /// What the node's program has too.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 const JOINS: &[&str] = &["", "ms", "members/s", "CPU us a member, both ends", "of the storm's rate"];
 const FLEETS: &[&str] = &["", "s", "pairs/s", "CPU us a pair", "of the storm's rate"];

@@ -9,6 +9,7 @@ use crate::config::{Flag, environment, unknown_variables};
 use crate::control::api::ApiError;
 use crate::data_dir::DataDir;
 use crate::node::{self, RunOptions};
+use crate::storm::slow_medium::SlowDisk;
 
 pub(super) fn run(context: &Context<'_>, arguments: &RunArgs) -> Result<Verdict, ApiError> {
     let data_dir = DataDir::create(&context.path()?)?;
@@ -24,7 +25,8 @@ pub(super) fn run(context: &Context<'_>, arguments: &RunArgs) -> Result<Verdict,
     if let Some(made) = init_if_needed(&data_dir)? {
         tracing::info!(peer = made.peer_id, data_dir = made.data_dir, "made an identity");
     }
-    let storm_fsync_delay = arguments.storm_fsync_delay.map(Duration::from_millis);
-    node::run(RunOptions { data_dir, config, json: context.global.json, storm_fsync_delay })?;
+    let delay = arguments.storm_fsync_delay.map(Duration::from_millis);
+    let storm_disk = SlowDisk { delay: delay.unwrap_or_default(), gate: arguments.storm_fsync_gate.clone() };
+    node::run(RunOptions { data_dir, config, json: context.global.json, storm_disk })?;
     Ok(Verdict::Done)
 }

@@ -49,6 +49,8 @@ fn wishes(arguments: &StormArgs) -> Wishes {
         mix: arguments.mix.clone(),
         churn: arguments.churn.clone(),
         fsync_delay: arguments.fsync_delay.clone(),
+        fsync_hang: arguments.fsync_hang.clone(),
+        linger: arguments.linger.clone(),
         default_limits: arguments.default_limits.then_some(true),
     }
 }

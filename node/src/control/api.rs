@@ -279,7 +279,10 @@ pub struct Counts {
     pub refused: u64,
     pub blocked: u64,
     pub sessions: u64,
+    /// Incoming connections that have not proven a key.
     pub half_open: u64,
+    /// Those and the ones that are neither sessions nor at their end.
+    pub under_way: u64,
     /// Statements of ours that their subjects do not hold yet.
     pub undelivered: u64,
 }
@@ -291,6 +294,13 @@ pub struct Storage {
     pub fsyncs: u64,
     pub bytes_written: u64,
     pub checkpoints: u64,
+}
+
+/// `GET /v1/heartbeat?ticks=N`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeartbeatReply {
+    /// How late each tick was.
+    pub late_us: Vec<u64>,
 }
 
 /// `POST /v1/ping`

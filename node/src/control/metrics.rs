@@ -15,8 +15,8 @@ use crate::admission;
 pub struct Measured {
     /// How long the lock of each store was held.
     pub holds: Vec<(FileKind, HoldTimesSnapshot)>,
-    /// What became of first packets; absent without a network.
-    pub admission: Option<admission::Counts>,
+    /// What became of first packets, and what is reserved; absent without a network.
+    pub admission: Option<(admission::Counts, admission::InUse)>,
 }
 
 /// Content type of the text.
@@ -67,18 +67,24 @@ pub fn openmetrics(status: &StatusReply, measured: &Measured) -> String {
         family(&mut text, name, "counter", help);
         sample(&mut text, &format!("{name}_total"), value);
     }
-    if let Some(counts) = measured.admission {
+    if let Some((counts, in_use)) = measured.admission {
         let name = "handfast_first_packets";
         family(&mut text, name, "counter", "First packets of connections, by what became of them");
-        let fates = [
-            ("accepted", counts.accepted),
-            ("retried", counts.retried),
-            ("refused", counts.refused),
-            ("ignored", counts.ignored),
-        ];
+        let fates = [("accepted", counts.accepted), ("retried", counts.retried), ("refused", counts.refused)];
         for (fate, count) in fates {
             sample(&mut text, &format!("{name}_total{{fate=\"{fate}\"}}"), count);
         }
+        let name = "handfast_evicted";
+        family(&mut text, name, "counter", "Connections under way that made room for others");
+        sample(&mut text, &format!("{name}_total"), counts.evicted);
+        let name = "handfast_permits";
+        family(&mut text, name, "gauge", "Permits that connections under way hold");
+        for (lane, count) in [("friend", in_use.friends), ("stranger", in_use.strangers)] {
+            sample(&mut text, &format!("{name}{{lane=\"{lane}\"}}"), count);
+        }
+        let name = "handfast_friend_addresses";
+        family(&mut text, name, "gauge", "Addresses that have friends under way");
+        sample(&mut text, name, in_use.friend_addresses);
     }
     lock_holds(&mut text, &measured.holds);
     text.push_str("# EOF\n");
@@ -131,7 +137,8 @@ mod tests {
         };
         let mut holds = HoldTimesSnapshot { counts: [0; HOLD_BUCKETS], max: Duration::from_nanos(1_500) };
         holds.counts[10] = 999;
-        let admission = Some(admission::Counts { retried: 5, ..admission::Counts::default() });
+        let counts = admission::Counts { retried: 5, ..admission::Counts::default() };
+        let admission = Some((counts, admission::InUse { friends: 8, ..admission::InUse::default() }));
         let text = openmetrics(&status, &Measured { holds: vec![(FileKind::Trust, holds)], admission });
         for line in [
             "handfast_health{state=\"ok\"} 0",
@@ -141,6 +148,7 @@ mod tests {
             "handfast_storage_failures_in_a_row 4",
             "handfast_storage_fsyncs_total 12",
             "handfast_first_packets_total{fate=\"retried\"} 5",
+            "handfast_permits{lane=\"friend\"} 8",
             "handfast_lock_hold_seconds{store=\"trust.hf\",quantile=\"1\"} 0.0000015",
             "handfast_lock_hold_seconds_count{store=\"trust.hf\"} 999",
         ] {

@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod client;
+pub mod heartbeat;
 pub mod metrics;
 pub mod once;
 pub mod server;

@@ -36,9 +36,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::api::{ApiError, ErrorCode, ErrorReply, EventRow, PeerRequest, TrustRequest, Versioned};
-use super::metrics;
 use super::once::{Once, Outcome};
 use super::socket::{DATA_DIR_HEADER, header_of};
+use super::{heartbeat, metrics};
 use crate::data_dir::DataDir;
 use crate::events::{EventLog, Gone};
 use crate::operations::Operator;
@@ -182,6 +182,7 @@ fn router(api: Api) -> Router {
     };
     Router::new()
         .route("/v1/status", get(status))
+        .route("/v1/heartbeat", get(heartbeats))
         .route("/v1/peers", get(peers))
         .route("/v1/pending", get(|State(api): Shared| look_through(api, |operator| Ok(operator.pending()))))
         .route("/v1/sessions", get(|State(api): Shared| look_through(api, |operator| Ok(operator.sessions()))))
@@ -204,6 +205,19 @@ fn router(api: Api) -> Router {
 fn no_such(what: &str) -> ApiError {
     let error = ApiError::new(ErrorCode::Usage, format!("The control API has no such {what}."));
     error.hint("this node may be older than the program that asks; see GET /v1/status")
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct HeartbeatQuery {
+    ticks: u32,
+}
+
+async fn heartbeats(query: Result<Query<HeartbeatQuery>, QueryRejection>) -> Response {
+    match asked(query) {
+        Ok(query) => reply(Ok(heartbeat::beat(query.ticks).await)),
+        Err(error) => reply::<()>(Err(error)),
+    }
 }
 
 #[derive(Deserialize)]

@@ -17,9 +17,10 @@ use super::kind::{Kind, scatter};
 use super::load::Load;
 use super::mute::{MuteSocket, Muteness};
 use super::peer::{Conversed, DIAL_DEADLINE, Fault, Group, Peer, close, key_of};
+use super::vanish::vanish;
 use crate::clock::unix_now;
 use crate::driver::read_frame_in_time;
-use crate::transport::{Callers, TransportError, TransportSettings, close_reason};
+use crate::transport::{Callers, DialError, TransportError, TransportSettings, close_reason};
 
 /// How long a connection that does nothing may be kept: the design says ten seconds; two are for the way.
 const SLOW_PATIENCE: Duration = Duration::from_secs(12);
@@ -50,6 +51,7 @@ pub async fn operate(load: &Load, kind: Kind, number: u64) {
     let result = match kind {
         Kind::Garbage => garbage(load, stage).await,
         Kind::Replay => replay(load, stage).await,
+        Kind::Vanish => vanish(load, stage).await,
         _ => slow(load, stage).await,
     };
     match result {
@@ -84,7 +86,7 @@ fn noise(seed: u64, length: usize) -> Vec<u8> {
 /// A connection as `peer`; `None` when the node turns it away.
 async fn connect(load: &Load, peer: &Peer) -> Option<quinn::Connection> {
     let from = usize::try_from(peer.number).unwrap_or_default();
-    load.callers.dial(from, &peer.key, &load.target.peer, load.target.at, DIAL_DEADLINE).await.ok()
+    load.crowd.dial(from, &peer.key, &load.target.peer, load.target.at, DIAL_DEADLINE).await.ok()
 }
 
 /// A stranger that leaves a memory of having said nothing that may be stored.
@@ -118,7 +120,7 @@ async fn garbage(load: &Load, stage: u64) -> Result<(), Fault> {
 async fn garbage_datagrams(load: &Load, stage: u64) -> Result<(), Fault> {
     let any = if load.target.at.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { [0u16; 8].into() };
     let Ok(socket) = tokio::net::UdpSocket::bind(SocketAddr::new(any, 0)).await else {
-        return Err(Fault::NotStarted);
+        return Err(Fault::NotSent);
     };
     for number in 0..8u64 {
         let mut datagram = noise(stage ^ number, 1_200);
@@ -178,14 +180,23 @@ async fn slow(load: &Load, stage: u64) -> Result<(), Fault> {
     };
     let whole = [head(), codec::frame(&offer(3))].concat();
     let outcome = match stage % 5 {
-        0 => mute(&load.mute.deaf).await.map_or(Ok(()), |_| Err(Fault::NotRefused)),
+        0 => {
+            load.hung("deaf", None);
+            mute(&load.mute.deaf).await.map_or(Ok(()), |_| Err(Fault::NotRefused))
+        }
         // To this end the handshake may look finished: only its own last words are missing. The node may not send as
         // much as a farewell to an address that has not proven itself: that it let go shows in its own count.
         1 => {
-            if let Ok(connection) = mute(&load.mute.after_initial).await {
-                let _ = timeout(MUTE_PATIENCE, connection.closed()).await;
-                close(&connection);
-            }
+            let began = Instant::now();
+            let heard = match mute(&load.mute.after_initial).await {
+                Ok(connection) => {
+                    let ended = timeout(MUTE_PATIENCE, connection.closed()).await;
+                    close(&connection);
+                    ended.is_ok()
+                }
+                Err(fault) => fault != DialError::TimedOut,
+            };
+            load.hung("within TLS", heard.then(|| began.elapsed()));
             Ok(())
         }
         2 => hang(load, &peer, &[], "before the first frame").await,
@@ -204,21 +215,17 @@ async fn hang(load: &Load, peer: &Peer, bytes: &[u8], stage: &'static str) -> Re
         Some((mut send, recv)) => send.write_all(bytes).await.ok().map(|()| (send, recv)),
         None => None,
     };
-    let outcome = sent_away(&connection, stage).await;
-    drop(held);
-    outcome
-}
-
-/// Expects the node to end a connection that hangs.
-async fn sent_away(connection: &quinn::Connection, stage: &'static str) -> Result<(), Fault> {
+    let began = Instant::now();
     let ended = timeout(SLOW_PATIENCE, connection.closed()).await;
-    close(connection);
+    close(&connection);
+    drop(held);
+    load.hung(stage, ended.is_ok().then(|| began.elapsed()));
     ended.map(|_| ()).map_err(|_| Fault::Kept(stage))
 }
 
 /// A trusted peer with a session that is to be kept.
 pub async fn settle_down(load: &Load) -> Result<(Peer, Conversed), Fault> {
-    let Some(mut peer) = load.new_friend() else { return Err(Fault::NotStarted) };
+    let Some(mut peer) = load.new_friend() else { return Err(Fault::NotSent) };
     match load.befriended(&mut peer).await {
         Ok(conversed) => Ok((peer, conversed)),
         Err(fault) => {

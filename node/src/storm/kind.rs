@@ -30,11 +30,17 @@ pub enum Kind {
     Slow,
     /// A trusted peer that keeps its connection and says nothing.
     Idle,
+    /// A new peer of which nothing comes any more, from some stage on.
+    Vanish,
+    /// A first packet from an address that proves nothing; an open loop sends it.
+    Spoofed,
+    /// A session that the operator revokes.
+    Cut,
 }
 
 impl Kind {
     /// All of them, in the order in which they are reported.
-    pub const ALL: [Kind; 10] = [
+    pub const ALL: [Kind; 13] = [
         Kind::New,
         Kind::Known,
         Kind::Again,
@@ -45,6 +51,9 @@ impl Kind {
         Kind::Replay,
         Kind::Slow,
         Kind::Idle,
+        Kind::Vanish,
+        Kind::Spoofed,
+        Kind::Cut,
     ];
 
     /// Its name in options and reports.
@@ -60,7 +69,15 @@ impl Kind {
             Kind::Replay => "replay",
             Kind::Slow => "slow",
             Kind::Idle => "idle",
+            Kind::Vanish => "vanish",
+            Kind::Spoofed => "spoofed",
+            Kind::Cut => "cut",
         }
+    }
+
+    /// Whether it is what many strangers do at once: that load runs on threads that give way to all others.
+    pub fn is_crowd(self) -> bool {
+        !matches!(self, Kind::Known | Kind::Again | Kind::Revoke | Kind::Idle | Kind::Cut)
     }
 
     /// Whether the peer follows the protocol to its end: only such conversations count as handshakes and have a latency.
@@ -86,7 +103,8 @@ const WEIGHT_MAX: u32 = 1_000_000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum MixFault {
     #[error(
-        "a mix is KIND=WEIGHT,...; kinds are new, known, again, revoke, flap, pending, garbage, replay, slow, idle"
+        "a mix is KIND=WEIGHT,...; kinds are new, known, again, revoke, flap, pending, garbage, replay, slow, idle, \
+         vanish, spoofed, cut"
     )]
     Form,
     #[error("a weight is a number from 0 to 1000000")]

@@ -32,6 +32,8 @@ pub struct Memory {
     pub may_be_forgotten: bool,
     /// It never said anything that may be stored: a record of it is wrong.
     pub is_intruder: bool,
+    /// The operator has taken the node's grant back, durably.
+    pub is_cut: bool,
     /// An answer said two things that cannot both be.
     pub contradicted: bool,
 }
@@ -80,6 +82,7 @@ impl Memory {
             granted: None,
             may_be_forgotten: false,
             is_intruder: false,
+            is_cut: false,
             contradicted: false,
         }
     }
@@ -125,6 +128,10 @@ impl Memory {
     /// The node's own grant, where it said that both trust each other.
     fn compare_granted(&self, stored: &Stored) -> Truth {
         let mut truth = Truth::default();
+        if self.is_cut {
+            let holds = stored.ours.is_some_and(|(_, kind)| kind == Kind::Revoke);
+            return Truth { durable: u64::from(holds), lost: u64::from(!holds), wrong: 0 };
+        }
         match (self.granted, stored.ours) {
             (None, _) => {}
             (Some(_), None) => truth.lost += 1,
@@ -221,6 +228,16 @@ mod tests {
         let mut told = memory(1, 3);
         told.acknowledge(held(77));
         check(&told, Some(stored(3, Kind::Grant)), 2, 0, 1);
+    }
+
+    #[test]
+    fn a_revocation_by_the_operator_must_be_there() {
+        let cut = Memory { is_cut: true, ..memory(1, 1) };
+        let revoked =
+            Stored { ours: Some((held(200), Kind::Revoke)), state: TrustState::Revoked, ..stored(1, Kind::Grant) };
+        check(&cut, Some(revoked), 2, 0, 0);
+        check(&cut, Some(stored(1, Kind::Grant)), 1, 1, 0);
+        check(&cut, None, 0, 1, 0);
     }
 
     #[test]

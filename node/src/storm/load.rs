@@ -4,10 +4,13 @@
 //! begin when a Poisson process says, whatever became of earlier ones, and latency counts from the *intended* start: an
 //! answer that comes late is not excused by a generator that waited for it.
 //!
-//! Hostile kinds run beside the loop, so that a connection that hangs does not slow the honest ones down.
+//! Hostile kinds run beside the loop, so that a connection that hangs does not slow the honest ones down. What a crowd
+//! does runs on threads of its own with a lower priority ([`CROWD_NICENESS`]): a generator on the node's own machine is
+//! not to take the processors that the node needs, nor those of the peers whose latency is measured beside the crowd.
 //!
-//! Invariants (BOUND): [`IN_FLIGHT_MAX`] operations at once, [`BESIDE_MAX`] hostile ones; every conversation has a
-//! deadline, so the load ends when its time is over and the last deadline with it.
+//! Invariants (BOUND): in an open loop [`IN_FLIGHT_MAX`] operations of the crowd and as many others at once, and
+//! [`BESIDE_MAX`] hostile ones; an arrival that finds no place is not sent, which is counted as a failure. Every
+//! conversation has a deadline, so the load ends when its time is over and the last deadline with it.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -15,23 +18,28 @@ use std::time::Duration;
 
 use handfast_protocol::exchange::Disposition;
 use handfast_protocol::{Kind as Statement, SecretKey};
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
 use super::arrivals::Arrivals;
+use super::cut::cut;
 use super::hostile;
 use super::kind::{Kind, Mix, scatter};
 use super::ledger::Memory;
 use super::measure::Tally;
 use super::peer::{Conversed, Fault, Group, Peer, Target, key_of};
 use super::plan::Plan;
-use crate::clock::unix_now;
+use super::spoof::Spoofers;
+use super::watch::Socket;
 use crate::control::api::ApiError;
 use crate::transport::Callers;
 
-/// Operations that an open loop may have begun and not ended.
-pub const IN_FLIGHT_MAX: u64 = 20_000;
+/// Operations that an open loop may have begun and not ended: more than a node has permits for strangers.
+pub const IN_FLIGHT_MAX: u64 = 512;
+/// How far the crowd's threads stand back (nice(2)).
+pub const CROWD_NICENESS: i32 = 10;
 /// Hostile operations at once.
 const BESIDE_MAX: usize = 16_384;
 /// Trusted peers that are made before the load, for kinds that need some; more are made when they are needed.
@@ -46,6 +54,12 @@ pub struct Load {
     pub mix: Mix,
     pub target: Target,
     pub callers: Callers,
+    /// The same for the crowd, on its threads.
+    pub crowd: Callers,
+    threads: Threads,
+    /// The own node's control socket.
+    pub control: Option<Socket>,
+    pub spoofers: Option<Spoofers>,
     pub mute: hostile::MuteCallers,
     pub tally: Mutex<Tally>,
     /// The keys of the first friends, made beforehand.
@@ -56,15 +70,30 @@ pub struct Load {
     trusted: Mutex<Vec<Peer>>,
     /// Trusted peers with a session that nobody is using now.
     sessions: Mutex<Vec<(Peer, Conversed)>>,
+    /// Peers that were turned away before they could say anything: friends and strangers.
+    unheard: [Mutex<Vec<Peer>>; 2],
     /// What peers know that are done.
     memories: Mutex<Vec<Memory>>,
     next_friend: AtomicU64,
     next_stranger: AtomicU64,
     next_operation: AtomicU64,
-    pub in_flight: AtomicU64,
+    in_flight: [AtomicU64; 2],
     beside: Arc<Semaphore>,
     stopped: AtomicBool,
     stop: Notify,
+}
+
+/// Where operations run.
+#[derive(Clone)]
+pub struct Threads {
+    pub calm: Handle,
+    pub crowd: Handle,
+}
+
+impl Threads {
+    fn of(&self, kind: Kind) -> &Handle {
+        if kind.is_crowd() { &self.crowd } else { &self.calm }
+    }
 }
 
 pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -77,23 +106,35 @@ impl Load {
     ///
     /// # Errors
     /// As [`Tally::new`].
-    pub fn new(plan: Plan, target: Target, callers: Callers, mute: hostile::MuteCallers) -> Result<Load, ApiError> {
+    pub fn new(
+        plan: Plan,
+        target: Target,
+        threads: Threads,
+        (callers, crowd): (Callers, Callers),
+        mute: hostile::MuteCallers,
+        control: Option<Socket>,
+    ) -> Result<Load, ApiError> {
         Ok(Load {
             mix: plan.mix(),
             plan,
             target,
             callers,
+            crowd,
+            threads,
+            control,
+            spoofers: None,
             mute,
             tally: Mutex::new(Tally::new()?),
             keys: OnceLock::new(),
             began: Mutex::default(),
             trusted: Mutex::default(),
             sessions: Mutex::default(),
+            unheard: Default::default(),
             memories: Mutex::default(),
             next_friend: AtomicU64::new(0),
             next_stranger: AtomicU64::new(0),
             next_operation: AtomicU64::new(0),
-            in_flight: AtomicU64::new(0),
+            in_flight: Default::default(),
             beside: Arc::new(Semaphore::new(BESIDE_MAX)),
             stopped: AtomicBool::new(false),
             stop: Notify::new(),
@@ -133,6 +174,11 @@ impl Load {
             peer.memory
         }));
         memories
+    }
+
+    /// Honest operations that have begun and not ended.
+    pub fn in_flight(&self) -> u64 {
+        self.in_flight.iter().map(|count| count.load(Ordering::Relaxed)).sum()
     }
 
     /// Operations that are to come, where that is known.
@@ -214,16 +260,23 @@ impl Load {
         let mut workers = JoinSet::new();
         for worker in 0..workers_wanted {
             let load = self.clone();
-            workers.spawn(async move {
+            let work = async move {
                 tokio::select! {
                     () = sleep_until(began + ramp * worker / workers_wanted) => {}
                     () = load.until_stopped() => return,
                 }
                 while let Some(number) = load.begin() {
                     let kind = load.mix.at(load.plan.seed, number);
-                    load.operate(kind, number, Instant::now()).await;
+                    let operation = load.clone().operate(kind, number, Instant::now());
+                    if kind.is_crowd() {
+                        operation.await;
+                    } else {
+                        // A panic in it has been told, and its operation never ends.
+                        let _ = load.threads.calm.spawn(operation).await;
+                    }
                 }
-            });
+            };
+            workers.spawn_on(work, &self.threads.crowd);
         }
         while workers.join_next().await.is_some() {}
     }
@@ -240,24 +293,50 @@ impl Load {
             let Some(number) = self.begin() else { break };
             while running.try_join_next().is_some() {}
             let kind = self.mix.at(self.plan.seed, number);
-            if self.in_flight.load(Ordering::Relaxed) >= IN_FLIGHT_MAX {
-                self.failed(kind, Fault::NotStarted);
+            if kind == Kind::Spoofed {
+                self.spoof(kind, number);
                 continue;
             }
-            let load = self.clone();
-            running.spawn(async move { load.operate(kind, number, intended).await });
+            if self.counter(kind).load(Ordering::Relaxed) >= IN_FLIGHT_MAX {
+                self.failed(kind, Fault::NotSent);
+                continue;
+            }
+            running.spawn_on(self.clone().operate(kind, number, intended), self.threads.of(kind));
         }
         while running.join_next().await.is_some() {}
     }
 
+    fn counter(&self, kind: Kind) -> &AtomicU64 {
+        &self.in_flight[usize::from(kind.is_crowd())]
+    }
+
+    fn callers(&self, kind: Kind) -> &Callers {
+        if kind.is_crowd() { &self.crowd } else { &self.callers }
+    }
+
+    fn spoof(&self, kind: Kind, number: u64) {
+        match &self.spoofers {
+            Some(spoofers) => {
+                spoofers.send(number, self.target.at);
+                self.completed(kind, Instant::now());
+            }
+            None => self.failed(kind, Fault::NotSent),
+        }
+    }
+
     /// One operation; `intended` is when it was to begin.
-    async fn operate(self: &Arc<Load>, kind: Kind, number: u64, intended: Instant) {
+    async fn operate(self: Arc<Load>, kind: Kind, number: u64, intended: Instant) {
         match kind {
             Kind::Idle => return self.idle().await,
+            Kind::Spoofed => return self.spoof(kind, number),
+            Kind::Cut => {
+                let _counted = InFlight::new(self.counter(kind));
+                return cut(&self).await;
+            }
             _ if !kind.is_honest() => return self.beside(kind, number).await,
             _ => {}
         }
-        let _counted = InFlight::new(&self.in_flight);
+        let _counted = InFlight::new(self.counter(kind));
         match kind {
             Kind::Known | Kind::Revoke => match self.take_friend(number).await {
                 Some(Ok(peer)) => self.friend(kind, peer, intended).await,
@@ -266,12 +345,10 @@ impl Load {
             },
             Kind::Again => self.again(intended).await,
             Kind::Pending => {
-                let number = self.next_stranger.fetch_add(1, Ordering::Relaxed);
-                let mut peer = Peer::new(self.plan.seed, Group::Strangers, number);
+                let mut peer = self.new_stranger();
                 peer.memory.may_be_forgotten = true;
-                let began = intended;
-                self.conversation(kind, &mut peer, Some(Statement::Grant), Disposition::Pending, began).await;
-                self.retire(peer);
+                self.conversation(kind, &mut peer, Some(Statement::Grant), Disposition::Pending, intended).await;
+                self.put_aside(peer);
             }
             _ => match self.new_friend() {
                 Some(peer) => self.newcomer(kind, peer, intended).await,
@@ -287,7 +364,7 @@ impl Load {
         let mut began = intended;
         for (says, due) in steps {
             if !self.conversation(kind, &mut peer, Some(says), due, began).await {
-                return self.retire(peer);
+                return self.put_aside(peer);
             }
             began = Instant::now();
         }
@@ -342,10 +419,7 @@ impl Load {
         due: Disposition,
         began: Instant,
     ) -> bool {
-        if let Some(says) = says {
-            peer.say(self.target.peer, says, unix_now());
-        }
-        match peer.converse(&self.callers, &self.target, due).await {
+        match peer.converse(self.callers(kind), &self.target, says, due).await {
             Ok(conversed) => {
                 self.completed(kind, began);
                 conversed.close();
@@ -365,13 +439,27 @@ impl Load {
 
     pub(super) fn failed(&self, kind: Kind, fault: Fault) {
         let at = self.elapsed();
-        locked(&self.tally).failed(kind, at, &fault.to_string());
+        let mut tally = locked(&self.tally);
+        tally.failed(kind, at, &fault.to_string());
+        tally.not_sent += u64::from(fault == Fault::NotSent);
+    }
+
+    pub(super) fn hung(&self, stage: &'static str, heard: Option<Duration>) {
+        locked(&self.tally).hung(stage, heard);
+    }
+
+    /// A revocation that was durable after one time, of a session that served for another.
+    pub(super) fn cut(&self, durable_after: Duration, serves_for: Duration) {
+        let at = self.elapsed();
+        let mut tally = locked(&self.tally);
+        tally.completed(Kind::Cut, at, durable_after);
+        tally.serving.saturating_record(u64::try_from(serves_for.as_micros()).unwrap_or(u64::MAX));
     }
 
     /// A session that idles: made within the loop, so that no more are made at once than was asked for; kept beside it.
-    async fn idle(self: &Arc<Load>) {
+    async fn idle(self: Arc<Load>) {
         let Ok(place) = self.beside.clone().acquire_owned().await else { return };
-        match hostile::settle_down(self).await {
+        match hostile::settle_down(&self).await {
             Ok((peer, conversed)) => {
                 let load = self.clone();
                 tokio::spawn(async move {
@@ -383,9 +471,13 @@ impl Load {
         }
     }
 
-    /// A hostile operation, beside the loop.
-    async fn beside(self: &Arc<Load>, kind: Kind, number: u64) {
-        let Ok(place) = self.beside.clone().acquire_owned().await else { return };
+    /// A hostile operation, beside the loop. A closed loop waits for a place.
+    async fn beside(self: Arc<Load>, kind: Kind, number: u64) {
+        let place = match self.plan.rate {
+            Some(_) => self.beside.clone().try_acquire_owned().ok(),
+            None => self.beside.clone().acquire_owned().await.ok(),
+        };
+        let Some(place) = place else { return self.failed(kind, Fault::NotSent) };
         let load = self.clone();
         tokio::spawn(async move {
             hostile::operate(&load, kind, number).await;
@@ -395,16 +487,22 @@ impl Load {
 
     /// An identity that the node's rule trusts and that has not been used; `None` when there is none left.
     pub(super) fn new_friend(&self) -> Option<Peer> {
+        if let Some(unheard) = locked(&self.unheard[Group::Friends as usize]).pop() {
+            return Some(unheard);
+        }
         let number = self.next_friend.fetch_add(1, Ordering::Relaxed);
         let listed = self.plan.friends().is_none_or(|friends| number < friends);
         listed.then(|| {
             let ready = usize::try_from(number).ok().and_then(|at| self.keys.get()?.get(at));
             let key = ready.cloned().unwrap_or_else(|| key_of(self.plan.seed, Group::Friends, number));
-            Peer::with_key(key, number)
+            Peer::with_key(key, Group::Friends, number)
         })
     }
 
     pub(super) fn new_stranger(&self) -> Peer {
+        if let Some(unheard) = locked(&self.unheard[Group::Strangers as usize]).pop() {
+            return unheard;
+        }
         let number = self.next_stranger.fetch_add(1, Ordering::Relaxed);
         Peer::new(self.plan.seed, Group::Strangers, number)
     }
@@ -425,8 +523,7 @@ impl Load {
     }
 
     pub(super) async fn befriended(&self, peer: &mut Peer) -> Result<Conversed, Fault> {
-        peer.say(self.target.peer, Statement::Grant, unix_now());
-        peer.converse(&self.callers, &self.target, Disposition::Granted).await
+        peer.converse(&self.callers, &self.target, Some(Statement::Grant), Disposition::Granted).await
     }
 
     async fn take_friend(&self, number: u64) -> Option<Result<Peer, Fault>> {
@@ -444,6 +541,16 @@ impl Load {
 
     pub(super) fn give_back(&self, peer: Peer) {
         locked(&self.trusted).push(peer);
+    }
+
+    /// Retires a peer, or lets it come again as if for the first time where nobody has heard of it: its key and its TLS
+    /// settings cost more than an attempt that is turned away.
+    fn put_aside(&self, peer: Peer) {
+        if peer.is_unheard() {
+            locked(&self.unheard[peer.group as usize]).push(peer);
+        } else {
+            self.retire(peer);
+        }
     }
 
     pub(super) fn retire(&self, peer: Peer) {

@@ -77,8 +77,23 @@ pub struct Tally {
     pub latencies: Vec<Histogram<u64>>,
     pub slots: Vec<Slot>,
     pub faults: BTreeMap<String, u64>,
+    /// Arrivals of an open loop for which the generator had no place; among those that failed.
+    pub not_sent: u64,
+    /// Connections that hung, by stage.
+    pub stages: BTreeMap<&'static str, Stage>,
+    /// How long sessions went on serving once their revocation had been asked for.
+    pub serving: Histogram<u64>,
     /// When the last honest conversation was completed.
     pub last: Duration,
+}
+
+/// What became of connections that hung at one stage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Stage {
+    pub count: u64,
+    /// Those that heard of their end.
+    pub heard: u64,
+    pub longest_us: u64,
 }
 
 impl Tally {
@@ -87,7 +102,7 @@ impl Tally {
     /// # Errors
     /// As [`histogram`].
     pub fn new() -> Result<Tally, ApiError> {
-        let (latency, recent) = (histogram()?, histogram()?);
+        let (latency, recent, serving) = (histogram()?, histogram()?, histogram()?);
         let kinds = [Outcomes::default(); Kind::ALL.len()];
         let latencies = Kind::ALL.into_iter().map(|_| histogram()).collect::<Result<_, _>>()?;
         Ok(Tally {
@@ -97,6 +112,9 @@ impl Tally {
             latencies,
             slots: Vec::new(),
             faults: BTreeMap::new(),
+            not_sent: 0,
+            stages: BTreeMap::new(),
+            serving,
             last: Duration::ZERO,
         })
     }
@@ -128,6 +146,22 @@ impl Tally {
         if let Some(slot) = self.slot(at) {
             slot.failed += 1;
         }
+    }
+
+    /// A connection that hung, and after what time it heard of its end.
+    pub fn hung(&mut self, stage: &'static str, heard: Option<Duration>) {
+        let stage = self.stages.entry(stage).or_default();
+        stage.count += 1;
+        if let Some(after) = heard {
+            stage.heard += 1;
+            stage.longest_us = stage.longest_us.max(u64::try_from(after.as_micros()).unwrap_or(u64::MAX));
+        }
+    }
+
+    /// Honest conversations completed within this time from the start; all of them where the course is not kept.
+    pub fn completed_within(&self, time: Duration) -> u64 {
+        let places = usize::try_from(time.as_millis() / u128::from(SLOT_MS)).unwrap_or(usize::MAX);
+        self.slots.iter().take(places).map(|slot| slot.completed).sum()
     }
 
     fn slot(&mut self, at: Duration) -> Option<&mut Slot> {

@@ -14,6 +14,7 @@
 
 pub mod arrivals;
 mod chart;
+mod cut;
 pub mod hostile;
 pub mod kind;
 pub mod ledger;
@@ -26,22 +27,27 @@ pub mod peer;
 pub mod plan;
 pub mod report;
 pub mod slow_medium;
+pub mod spoof;
 mod truth;
+mod vanish;
 pub mod watch;
 
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use handfast_protocol::CloseCode;
+use tokio::runtime::Builder;
 use tokio::time::{Instant, timeout};
 
 use self::hostile::MuteCallers;
-use self::load::{Load, locked};
+use self::kind::Kind;
+use self::load::{Load, Threads, locked};
 use self::own_node::{OwnNode, cpu_us};
 use self::peer::Target;
 use self::plan::Plan;
 use self::report::{Detail, Remains, Report};
+use self::spoof::Spoofers;
 use self::watch::{Progress, Socket, Watch};
 use crate::config::Config;
 use crate::control::api::{ApiError, ErrorCode};
@@ -52,6 +58,10 @@ use crate::transport::Callers;
 const SETTLE_PATIENCE: Duration = Duration::from_secs(40);
 /// Between two looks at whether it has.
 const SETTLE_EVERY: Duration = Duration::from_millis(100);
+/// When the disk begins to hang, where it is to.
+const HANG_AFTER: Duration = Duration::from_secs(3);
+/// Different first packets that prove nothing.
+const SPOOFED_PACKETS: usize = 1_024;
 /// How long the end of the load may take beyond its own deadlines.
 const END_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -65,54 +75,73 @@ pub fn run(
     progress: Progress,
     output: Output,
 ) -> Result<(Report, Detail), ApiError> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().thread_name("storm").enable_all().build();
-    let runtime =
-        runtime.map_err(|error| ApiError::new(ErrorCode::Failure, format!("The runtime cannot start: {error}.")))?;
+    let runtime = |name: &str, start: fn()| {
+        let built = Builder::new_multi_thread().thread_name(name).on_thread_start(start).enable_all().build();
+        built.map_err(|error| ApiError::new(ErrorCode::Failure, format!("The runtime cannot start: {error}.")))
+    };
+    let (calm, crowd) = (runtime("storm", || {})?, runtime("crowd", stand_back)?);
+    let threads = Threads { calm: calm.handle().clone(), crowd: crowd.handle().clone() };
     let own = match target {
         Some(_) => None,
         None => Some(OwnNode::start(plan)?),
     };
-    let outcome = runtime.block_on(Box::pin(storm(plan, target, own, progress, output)));
-    runtime.shutdown_timeout(Duration::from_secs(1));
+    let outcome = calm.block_on(Box::pin(storm(plan, target, own, threads, (progress, output))));
+    crowd.shutdown_timeout(Duration::from_secs(1));
+    calm.shutdown_timeout(Duration::from_secs(1));
     outcome
+}
+
+/// Of the calling thread alone: on Linux, priority belongs to a thread.
+fn stand_back() {
+    // Where it is not permitted, the crowd is as loud as everybody.
+    let _ = rustix::process::nice(load::CROWD_NICENESS);
 }
 
 async fn storm(
     plan: &Plan,
     target: Option<Target>,
     mut own: Option<OwnNode>,
-    progress: Progress,
-    output: Output,
+    threads: Threads,
+    (progress, output): (Progress, Output),
 ) -> Result<(Report, Detail), ApiError> {
     let target = own.as_ref().map(|own| own.target).or(target);
     let target = target.ok_or_else(|| ApiError::new(ErrorCode::Usage, "There is no node to send to."))?;
     introduce(plan, &target, own.as_ref(), output);
-    let load = Arc::new(load_for(plan, target)?);
-    let interrupted = tokio::spawn(stop_when_interrupted(load.clone()));
-    load.prepare().await;
     let socket = own.as_ref().map(|own| Socket {
         control: own.control.clone(),
         data_dir: own.data_dir(),
         process: own.process.clone(),
     });
+    let mut load = load_for(plan, target, threads, socket.clone())?;
+    load.spoofers = spoofers(&load).await?;
+    let load = Arc::new(load);
+    let interrupted = tokio::spawn(stop_when_interrupted(load.clone()));
+    load.prepare().await;
     let used = |own: Option<&OwnNode>| own.map(|own| own.cpu_us() + cpu_us("self").unwrap_or_default());
     let before = used(own.as_ref());
     let watch = Watch::begin(load.clone(), socket.clone(), progress)?;
+    let hangs = own.as_ref().filter(|_| plan.fsync_hang_ms > 0).map(|own| tokio::spawn(hang(load.clone(), own.gate())));
     let ended = run_load(&load, &mut own).await;
-    let seen = watch.end();
+    let mut seen = watch.end();
+    if let (Some(hangs), Some(seen)) = (hangs, &mut seen) {
+        seen.hang_ended = hangs.await.ok().flatten();
+    }
     let cpu = used(own.as_ref()).zip(before).map(|(after, before)| after.saturating_sub(before));
     let seen = seen.filter(|_| own.is_some());
     let starts = own.as_ref().map_or(0, |own| own.starts);
-    let in_flight = load.in_flight.load(Ordering::Relaxed);
-    load.callers.close(CloseCode::Stopping);
-    // Whoever is not told notices it by silence.
-    let _ = timeout(Duration::from_secs(3), load.callers.wait_idle()).await;
+    let in_flight = load.in_flight();
+    for callers in [&load.callers, &load.crowd] {
+        callers.close(CloseCode::Stopping);
+        // Whoever is not told notices it by silence.
+        let _ = timeout(Duration::from_secs(3), callers.wait_idle()).await;
+    }
     let mut remains = Remains { operations: if ended { 0 } else { in_flight.max(1) }, ..Remains::default() };
     let memories = load.memories();
     let (truth, checked) = match own.take() {
         Some(mut own) => {
             if let Some(socket) = &socket {
                 settle(socket, &mut own, &mut remains).await?;
+                tokio::time::sleep(Duration::from_millis(plan.linger_ms)).await;
                 remains.memory = socket.resident_bytes().unwrap_or_default();
             }
             own.kill();
@@ -153,7 +182,28 @@ fn introduce(plan: &Plan, target: &Target, own: Option<&OwnNode>, output: Output
     output.aside(&format!("Storm: {much}, {shape}, {}; against {whom}. Seed {}.", plan.mix, plan.seed));
 }
 
-fn load_for(plan: &Plan, target: Target) -> Result<Load, ApiError> {
+/// Lets the disk hang once. Returns when that was over, in milliseconds from the start of the load.
+async fn hang(load: Arc<Load>, gate: PathBuf) -> Option<u64> {
+    tokio::time::sleep(HANG_AFTER).await;
+    std::fs::File::create_new(&gate).ok()?;
+    tokio::time::sleep(Duration::from_millis(load.plan.fsync_hang_ms)).await;
+    std::fs::remove_file(&gate).ok()?;
+    u64::try_from(load.elapsed().as_millis()).ok()
+}
+
+/// Where the mix has first packets that prove nothing.
+async fn spoofers(load: &Load) -> Result<Option<Spoofers>, ApiError> {
+    if load.mix.weight(Kind::Spoofed) == 0 {
+        return Ok(None);
+    }
+    let failed = |error: std::io::Error| {
+        ApiError::new(ErrorCode::Failure, format!("First packets cannot be recorded: {error}."))
+    };
+    let packets = spoof::record(&load.callers, &load.target.peer, SPOOFED_PACKETS).await.map_err(failed)?;
+    Spoofers::new(packets, &load.plan.addresses(load.target.at)).map(Some).map_err(failed)
+}
+
+fn load_for(plan: &Plan, target: Target, threads: Threads, control: Option<Socket>) -> Result<Load, ApiError> {
     let from = plan.addresses(target.at);
     let settings = Config::default().transport();
     let no_socket = |error: crate::transport::TransportError| {
@@ -161,8 +211,12 @@ fn load_for(plan: &Plan, target: Target) -> Result<Load, ApiError> {
     };
     let callers = Callers::bind(&from, &settings).map_err(no_socket)?;
     let few = from.get(..from.len().min(4)).unwrap_or_default();
-    let mute = MuteCallers::bind(few, &settings).map_err(no_socket)?;
-    Load::new(plan.clone(), target, callers, mute)
+    let (crowd, mute) = {
+        let _inside = threads.crowd.enter();
+        let crowd = Callers::bind(&from, &settings).map_err(no_socket)?;
+        (crowd, MuteCallers::bind(few, &settings).map_err(no_socket)?)
+    };
+    Load::new(plan.clone(), target, threads, (callers, crowd), mute, control)
 }
 
 /// The first interrupt ends the load and goes on to the report; the second ends the program.
@@ -205,9 +259,9 @@ async fn settle(socket: &Socket, own: &mut OwnNode, remains: &mut Remains) -> Re
     loop {
         match socket.status().await {
             Some(status) => {
-                remains.half_open = status.counts.half_open;
+                remains.slots = status.counts.half_open.max(status.counts.under_way);
                 remains.sessions = status.counts.sessions;
-                if (status.counts.half_open, status.counts.sessions) == (0, 0) {
+                if (remains.slots, remains.sessions) == (0, 0) {
                     return Ok(());
                 }
             }

@@ -3,12 +3,14 @@
 //!
 //! [`Muteness::Deaf`] sends and never hears: its first packet is all that the node gets, again and again.
 //! [`Muteness::AfterInitial`] hears, and sends nothing but Initial packets (RFC 9000, section 17.2.2): TLS hangs.
+//! [`Muteness::After`] is as any socket until it has sent so many datagrams, and from then on nothing leaves it.
 
 use std::fmt;
 use std::io::{self, IoSliceMut};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll};
 
 use quinn::udp::{RecvMeta, Transmit};
@@ -19,18 +21,20 @@ use quinn::{AsyncUdpSocket, UdpPoller};
 pub enum Muteness {
     Deaf,
     AfterInitial,
+    After { datagrams: u32 },
 }
 
 /// A socket that keeps something back.
 pub struct MuteSocket {
     inner: Arc<dyn AsyncUdpSocket>,
     muteness: Muteness,
+    sent: AtomicU32,
 }
 
 impl MuteSocket {
     /// Puts `inner` behind its muteness.
     pub fn wrap(inner: Arc<dyn AsyncUdpSocket>, muteness: Muteness) -> Arc<dyn AsyncUdpSocket> {
-        Arc::new(MuteSocket { inner, muteness })
+        Arc::new(MuteSocket { inner, muteness, sent: AtomicU32::new(0) })
     }
 }
 
@@ -46,10 +50,12 @@ impl AsyncUdpSocket for MuteSocket {
     }
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
-        if self.muteness == Muteness::AfterInitial && !is_initial_alone(transmit.contents) {
-            return Ok(());
-        }
-        self.inner.try_send(transmit)
+        let is_kept_back = match self.muteness {
+            Muteness::Deaf => false,
+            Muteness::AfterInitial => !is_initial_alone(transmit.contents),
+            Muteness::After { datagrams } => self.sent.fetch_add(1, Ordering::Relaxed) >= datagrams,
+        };
+        if is_kept_back { Ok(()) } else { self.inner.try_send(transmit) }
     }
 
     fn poll_recv(

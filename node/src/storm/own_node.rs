@@ -38,6 +38,9 @@ const CAPACITY: [(&str, &str); 5] = [
     ("limits.pending_new_per_second", "100000"),
 ];
 
+/// While this file is there, no sync ends.
+const GATE: &str = "hang";
+
 /// See the module.
 pub struct OwnNode {
     place: Place,
@@ -133,6 +136,11 @@ impl OwnNode {
         self.spent_cpu_us + now.unwrap_or_default()
     }
 
+    /// The file that makes its disk hang while it is there.
+    pub fn gate(&self) -> PathBuf {
+        self.place.0.join(GATE)
+    }
+
     /// The last lines that it logged.
     pub fn log_tail(&self) -> String {
         log_tail(&self.place.0)
@@ -225,6 +233,9 @@ fn spawn(place: &Place, plan: &Plan, listen: &str) -> Result<(Child, ReadyReply)
     command.args(["--json", "--data-dir"]).arg(place.0.join("data")).args(["run", "--listen", listen]);
     if plan.fsync_delay_ms > 0 {
         command.args(["--storm-fsync-delay", &format!("{}ms", plan.fsync_delay_ms)]);
+    }
+    if plan.fsync_hang_ms > 0 {
+        command.arg("--storm-fsync-gate").arg(place.0.join(GATE));
     }
     // What the operator has set for another node is not for this one.
     for (name, _) in crate::config::environment() {

@@ -33,7 +33,8 @@ pub fn page(report: &Report, detail: &Detail) -> String {
             "Connections before TLS has proven a key",
             &over_beats(detail, "not watched", |beat| beat.half_open as f64, count),
         ),
-        card("Outcomes", &outcomes(detail)),
+        card("Memory of the node", &over_beats(detail, "not watched", |beat| beat.memory as f64 / MIB, mib)),
+        card("Outcomes", &outcomes(report)),
         card("What failed", &faults(detail)),
         card("Options", &options(report)),
     ];
@@ -107,6 +108,12 @@ fn tiles(report: &Report) -> String {
     if let Some(lag) = &report.heartbeat_lag_us {
         tiles.push((milliseconds(lag.p99), "p99 of the control API", false));
     }
+    if let Some(drift) = &report.ticker_drift_us {
+        tiles.push((milliseconds(drift.p999), "p99.9 drift of the control thread's ticker", false));
+    }
+    if let Some(memory) = &report.memory_bytes {
+        tiles.push((mib(memory.peak as f64 / MIB), "node's memory at most", false));
+    }
     let mut html = String::from("<div class=\"tiles\">\n");
     for (value, name, bad) in tiles {
         let class = if bad { "card tile bad" } else { "card tile" };
@@ -118,6 +125,12 @@ fn tiles(report: &Report) -> String {
 
 fn card(title: &str, body: &str) -> String {
     format!("<section class=\"card\">\n<h2>{title}</h2>\n{body}</section>\n")
+}
+
+const MIB: f64 = 1024.0 * 1024.0;
+
+fn mib(value: f64) -> String {
+    format!("{value:.0} MiB")
 }
 
 fn ms(value: f64) -> String {
@@ -200,21 +213,25 @@ fn nothing(why: &str) -> String {
     format!("<p class=\"soft\">{why}</p>\n")
 }
 
-fn outcomes(detail: &Detail) -> String {
+fn outcomes(report: &Report) -> String {
     let mut html = String::from(
-        "<table>\n<tr><th>kind</th><th></th><th class=\"n\">completed</th><th class=\"n\">failed</th></tr>\n",
+        "<table>\n<tr><th>kind</th><th></th><th class=\"n\">completed</th><th class=\"n\">failed</th>\
+         <th class=\"n\">p50</th><th class=\"n\">p99</th></tr>\n",
     );
-    for (kind, outcomes) in &detail.kinds {
-        let all = (outcomes.completed + outcomes.failed).max(1) as f64;
+    for of_kind in &report.kinds {
+        let all = (of_kind.completed + of_kind.failed).max(1) as f64;
         let share = |count: u64| count as f64 * 100.0 / all;
         let _ = writeln!(
             html,
-            "<tr><td>{kind}</td><td><div class=\"share\"><i style=\"width:{:.1}%\"></i><i class=\"bad\" style=\"width:{:.1}%\"></i>\
-             </div></td><td class=\"n\">{}</td><td class=\"n\">{}</td></tr>",
-            share(outcomes.completed),
-            share(outcomes.failed),
-            outcomes.completed,
-            outcomes.failed
+            "<tr><td>{}</td><td><div class=\"share\"><i style=\"width:{:.1}%\"></i><i class=\"bad\" style=\"width:{:.1}%\"></i>\
+             </div></td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td></tr>",
+            of_kind.kind.as_str(),
+            share(of_kind.completed),
+            share(of_kind.failed),
+            of_kind.completed,
+            of_kind.failed,
+            milliseconds(of_kind.latency_us.p50),
+            milliseconds(of_kind.latency_us.p99),
         );
     }
     html.push_str("</table>\n");

@@ -25,8 +25,9 @@ use quinn::{RecvStream, SendStream, VarInt};
 use tokio::time::timeout;
 
 use super::ledger::{Memory, Said};
+use crate::clock::unix_now;
 use crate::driver::{read_frame_in_time, refuse};
-use crate::transport::{Callers, CloseReason, DialError, close_reason};
+use crate::transport::{Caller, Callers, CloseReason, DialError, close_reason};
 
 /// How long a dial may take: a few lost first packets.
 pub const DIAL_DEADLINE: Duration = Duration::from_secs(10);
@@ -58,7 +59,7 @@ pub enum Fault {
     /// The node says that it trusts, without having our statement or giving its own.
     Contradiction,
     /// The generator had too much to do already.
-    NotStarted,
+    NotSent,
     /// What should have been refused was not.
     NotRefused,
     /// The node kept a connection that hangs at this stage.
@@ -78,7 +79,7 @@ impl fmt::Display for Fault {
             Fault::Busy => f.write_str("the node is busy"),
             Fault::Answered(disposition) => write!(f, "the node answered {disposition:?}"),
             Fault::Contradiction => f.write_str("the node's answer contradicts itself"),
-            Fault::NotStarted => f.write_str("the load generator was at its limit"),
+            Fault::NotSent => f.write_str("not sent: the load generator was at its limit"),
             Fault::NotRefused => f.write_str("the node did not refuse it"),
             Fault::Kept(stage) => write!(f, "the node kept a connection that hangs {stage}"),
             Fault::NotKept(reason) => write!(f, "the node did not keep the session: {reason}"),
@@ -107,7 +108,10 @@ pub fn key_of(seed: u64, group: Group, number: u64) -> SecretKey {
 /// See the module.
 pub struct Peer {
     pub key: SecretKey,
+    pub group: Group,
     pub number: u64,
+    /// Kept over its dials.
+    caller: Option<Caller>,
     incarnation: Incarnation,
     ours: Option<Verified>,
     theirs: Option<Verified>,
@@ -135,15 +139,21 @@ pub fn close(connection: &quinn::Connection) {
 impl Peer {
     /// A peer that has not said anything yet.
     pub fn new(seed: u64, group: Group, number: u64) -> Peer {
-        Peer::with_key(key_of(seed, group, number), number)
+        Peer::with_key(key_of(seed, group, number), group, number)
     }
 
     /// As [`Peer::new`], with its key at hand.
-    pub fn with_key(key: SecretKey, number: u64) -> Peer {
+    pub fn with_key(key: SecretKey, group: Group, number: u64) -> Peer {
         let memory = Memory::new(key.peer_id(), number);
         let mut incarnation = [0; 16];
         incarnation.copy_from_slice(&key.peer_id().as_bytes()[..16]);
-        Peer { key, number, incarnation: Incarnation(incarnation), ours: None, theirs: None, memory }
+        let incarnation = Incarnation(incarnation);
+        Peer { key, group, number, caller: None, incarnation, ours: None, theirs: None, memory }
+    }
+
+    /// True while it has said nothing to anybody.
+    pub fn is_unheard(&self) -> bool {
+        self.memory.said.is_empty()
     }
 
     /// What it says of `subject` from now on.
@@ -164,9 +174,16 @@ impl Peer {
         self.ours.clone()
     }
 
-    /// The exchange with what it says now; `due` is the answer that it has a right to.
-    pub async fn converse(&mut self, callers: &Callers, target: &Target, due: Disposition) -> Result<Conversed, Fault> {
-        let conversed = timeout(CONVERSATION_DEADLINE, self.conversation(callers, target)).await;
+    /// The exchange with what it says now, which is something new with `says`; `due` is the answer that it has a right
+    /// to. Who is turned away before it is connected has said nothing.
+    pub async fn converse(
+        &mut self,
+        callers: &Callers,
+        target: &Target,
+        says: Option<Kind>,
+        due: Disposition,
+    ) -> Result<Conversed, Fault> {
+        let conversed = timeout(CONVERSATION_DEADLINE, self.conversation(callers, target, says)).await;
         let conversed = conversed.unwrap_or(Err(Fault::TimedOut))?;
         match conversed.agreement.disposition {
             found if found == due => Ok(conversed),
@@ -196,10 +213,16 @@ impl Peer {
         }
     }
 
-    async fn conversation(&mut self, callers: &Callers, target: &Target) -> Result<Conversed, Fault> {
-        let from = usize::try_from(self.number).unwrap_or_default();
-        let dialled = callers.dial(from, &self.key, &target.peer, target.at, DIAL_DEADLINE).await;
-        let connection = dialled.map_err(Fault::Dial)?;
+    async fn conversation(
+        &mut self,
+        callers: &Callers,
+        target: &Target,
+        says: Option<Kind>,
+    ) -> Result<Conversed, Fault> {
+        let connection = self.dial(callers, target).await.map_err(Fault::Dial)?;
+        if let Some(says) = says {
+            self.say(target.peer, says, unix_now());
+        }
         match self.exchange(&connection, target).await {
             Ok(agreement) => Ok(Conversed { agreement, connection }),
             Err(fault) => {
@@ -211,6 +234,17 @@ impl Peer {
                 })
             }
         }
+    }
+
+    async fn dial(&mut self, callers: &Callers, target: &Target) -> Result<quinn::Connection, DialError> {
+        let caller = match self.caller.take() {
+            Some(caller) => caller,
+            None => callers.caller(&self.key, &target.peer)?,
+        };
+        let from = usize::try_from(self.number).unwrap_or_default();
+        let dialled = callers.dial_as(from, &caller, target.at, DIAL_DEADLINE).await;
+        self.caller = Some(caller);
+        dialled
     }
 
     /// Offer, Answer, Receipt on a stream of `connection`.
@@ -341,8 +375,7 @@ impl Peer {
     /// Why there was no answer.
     pub async fn ask(&mut self, callers: &Callers, target: &Target) -> Result<(Option<Held>, Disposition), Fault> {
         let asked = async {
-            let dialled = callers.dial(0, &self.key, &target.peer, target.at, DIAL_DEADLINE).await;
-            let connection = dialled.map_err(Fault::Dial)?;
+            let connection = self.dial(callers, target).await.map_err(Fault::Dial)?;
             let answer = self.asked_on(&connection, target).await;
             close(&connection);
             answer

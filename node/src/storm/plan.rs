@@ -29,14 +29,19 @@ const SOURCES_MAX: u32 = 1_000;
 const ALLOWED_MAX: u64 = 15_000;
 const CHURN_MIN: Duration = Duration::from_secs(1);
 const FSYNC_DELAY_MAX: Duration = Duration::from_secs(30);
+const LINGER_MAX: Duration = Duration::from_secs(300);
 
 /// The scenarios that the program carries.
-const SCENARIOS: [(&str, &str); 5] = [
+const SCENARIOS: [(&str, &str); 9] = [
     ("fresh-network", include_str!("../../../config/storm/fresh-network.toml")),
     ("reconnect", include_str!("../../../config/storm/reconnect.toml")),
     ("flood", include_str!("../../../config/storm/flood.toml")),
     ("slow-disk", include_str!("../../../config/storm/slow-disk.toml")),
+    ("hung-disk", include_str!("../../../config/storm/hung-disk.toml")),
     ("revocation-wave", include_str!("../../../config/storm/revocation-wave.toml")),
+    ("cut", include_str!("../../../config/storm/cut.toml")),
+    ("vanish", include_str!("../../../config/storm/vanish.toml")),
+    ("slowloris", include_str!("../../../config/storm/slowloris.toml")),
 ];
 
 /// What was asked for, by flags or in a scenario file; whatever is absent has its default.
@@ -53,6 +58,8 @@ pub struct Wishes {
     pub mix: Option<String>,
     pub churn: Option<String>,
     pub fsync_delay: Option<String>,
+    pub fsync_hang: Option<String>,
+    pub linger: Option<String>,
     pub default_limits: Option<bool>,
 }
 
@@ -75,6 +82,12 @@ pub struct Plan {
     pub mix: String,
     pub churn_ms: Option<u64>,
     pub fsync_delay_ms: u64,
+    /// How long the own node's disk hangs, once.
+    #[serde(default)]
+    pub fsync_hang_ms: u64,
+    /// How long the own node's memory is watched after the load.
+    #[serde(default)]
+    pub linger_ms: u64,
     /// Whether the own node keeps its default limits on sources.
     pub default_limits: bool,
 }
@@ -99,6 +112,8 @@ impl Wishes {
             mix: self.mix.or(under.mix),
             churn: self.churn.or(under.churn),
             fsync_delay: self.fsync_delay.or(under.fsync_delay),
+            fsync_hang: self.fsync_hang.or(under.fsync_hang),
+            linger: self.linger.or(under.linger),
             default_limits: self.default_limits.or(under.default_limits),
         }
     }
@@ -155,9 +170,14 @@ impl Plan {
         let ramp = time("--ramp", wishes.ramp.as_deref(), (Duration::ZERO, DURATION_MAX))?.unwrap_or_default();
         let churn = time("--churn", wishes.churn.as_deref(), (CHURN_MIN, DURATION_MAX))?;
         let delay = time("--fsync-delay", wishes.fsync_delay.as_deref(), (Duration::ZERO, FSYNC_DELAY_MAX))?;
-        if !own_node && (churn.is_some() || delay.is_some() || wishes.default_limits.is_some()) {
+        let hang = time("--fsync-hang", wishes.fsync_hang.as_deref(), (Duration::ZERO, FSYNC_DELAY_MAX))?;
+        let linger = time("--linger", wishes.linger.as_deref(), (Duration::ZERO, LINGER_MAX))?;
+        let asks_of_own = [churn, delay, hang, linger].iter().any(Option::is_some) || wishes.default_limits.is_some();
+        if !own_node && (asks_of_own || mix.weight(Kind::Cut) > 0) {
             return Err(usage(
-                "--churn, --fsync-delay and --default-limits concern a node of the storm's own.".to_owned(),
+                "--churn, --fsync-delay, --fsync-hang, --linger, --default-limits and the kind `cut` concern a node of \
+                 the storm's own."
+                    .to_owned(),
                 "leave --target out",
             ));
         }
@@ -186,6 +206,8 @@ impl Plan {
             mix: mix.to_string(),
             churn_ms: churn.map(millis),
             fsync_delay_ms: delay.map_or(0, millis),
+            fsync_hang_ms: hang.map_or(0, millis),
+            linger_ms: linger.map_or(0, millis),
             default_limits: wishes.default_limits.unwrap_or(false),
         };
         if mix.weight(Kind::Pending) > 0 && plan.friends().is_none_or(|friends| friends > ALLOWED_MAX) {
@@ -204,7 +226,7 @@ impl Plan {
         if mix.weight(Kind::Pending) == 0 {
             return None;
         }
-        let kinds = [Kind::New, Kind::Known, Kind::Revoke, Kind::Flap, Kind::Idle];
+        let kinds = [Kind::New, Kind::Known, Kind::Revoke, Kind::Flap, Kind::Idle, Kind::Vanish, Kind::Cut];
         let expected = |operations| kinds.iter().map(|kind| mix.expected(*kind, operations)).sum::<u64>();
         self.peers.map(|operations| (expected(operations) * 5 / 4 + 1_000).min(operations.max(1)))
     }

@@ -19,6 +19,9 @@ pub struct Report {
     pub completed: u64,
     /// Operations of any kind that did not.
     pub failed: u64,
+    /// Of those that failed: arrivals of an open loop for which the generator had no place.
+    #[serde(default)]
+    pub not_sent: u64,
     pub rate_per_s: f64,
     /// Of completed handshakes; in an open loop from the intended start.
     pub latency_us: Percentiles,
@@ -28,12 +31,24 @@ pub struct Report {
     pub durable: u64,
     pub lost: u64,
     pub wrong: u64,
-    /// Connections that the node still counts as half open when nobody is there any more.
+    /// Connections that the node still counts as half open or under way when nobody is there any more.
     pub leaked_slots: u64,
     /// Operations and sessions that did not come to an end.
     pub stuck: u64,
     /// How late the node's control API answered; absent where the node is somebody else's.
     pub heartbeat_lag_us: Option<Percentiles>,
+    /// How late a 10-ms ticker of the node's control thread was; absent where the node is somebody else's.
+    #[serde(default)]
+    pub ticker_drift_us: Option<Percentiles>,
+    /// How long sessions went on serving once the operator's revocation had been asked for; absent without such.
+    #[serde(default)]
+    pub serving_us: Option<Percentiles>,
+    /// How long after its disk had hung the own node had everything on it; absent where it did not hang, or never had.
+    #[serde(default)]
+    pub caught_up_ms: Option<u64>,
+    /// What became of connections that hung.
+    #[serde(default)]
+    pub hung: Vec<HungReport>,
     /// What became of each kind that the mix has.
     #[serde(default)]
     pub kinds: Vec<KindReport>,
@@ -53,6 +68,17 @@ pub struct KindReport {
     pub latency_us: Percentiles,
 }
 
+/// Connections that hung at one stage.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HungReport {
+    pub stage: String,
+    pub count: u64,
+    /// Those that heard of their end.
+    pub heard: u64,
+    /// The longest time until one heard of it.
+    pub longest_us: u64,
+}
+
 /// Resident memory of the node: before the load, at most, and when everybody had gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryReport {
@@ -64,7 +90,6 @@ pub struct MemoryReport {
 /// What is shown beside the report and not kept in it.
 pub struct Detail {
     pub seconds: f64,
-    pub kinds: Vec<(Kind, Outcomes)>,
     pub faults: Vec<(String, u64)>,
     pub slots: Vec<Slot>,
     pub beats: Vec<Beat>,
@@ -82,7 +107,8 @@ const CURVE: [f64; 14] = [0.0, 0.25, 0.5, 0.75, 0.875, 0.9375, 0.97, 0.984, 0.99
 /// What was left when everything had settled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Remains {
-    pub half_open: u64,
+    /// Connections that have a permit, half open or under way.
+    pub slots: u64,
     pub sessions: u64,
     pub operations: u64,
     /// Resident bytes of the node.
@@ -100,20 +126,39 @@ impl Report {
         cpu_us: Option<u64>,
     ) -> Report {
         let totals = tally.totals();
-        let seconds = tally.last.as_secs_f64();
+        // In an open loop the load is over at a given time; those that come in later are late.
+        let open_ms = plan.duration_ms.filter(|ms| plan.rate.is_some() && Duration::from_millis(*ms) < tally.last);
+        let (in_time, seconds) = match open_ms.map(Duration::from_millis) {
+            Some(open) => (tally.completed_within(open), open.as_secs_f64()),
+            None => (totals.completed, tally.last.as_secs_f64()),
+        };
         let per_handshake = |us: u64| round(us as f64 / totals.completed.max(1) as f64, 1);
         Report {
             completed: totals.completed,
             failed: totals.failed,
-            rate_per_s: if seconds > 0.0 { round(totals.completed as f64 / seconds, 1) } else { 0.0 },
+            not_sent: tally.not_sent,
+            rate_per_s: if seconds > 0.0 { round(in_time as f64 / seconds, 1) } else { 0.0 },
             latency_us: Percentiles::of(&tally.latency),
             cpu_us_per_handshake: cpu_us.map(per_handshake),
             durable: truth.durable,
             lost: truth.lost,
             wrong: truth.wrong,
-            leaked_slots: remains.half_open,
+            leaked_slots: remains.slots,
             stuck: remains.operations + remains.sessions,
             heartbeat_lag_us: seen.map(|seen| Percentiles::of(&seen.lag)),
+            ticker_drift_us: seen.map(|seen| Percentiles::of(&seen.drift)),
+            serving_us: (!tally.serving.is_empty()).then(|| Percentiles::of(&tally.serving)),
+            caught_up_ms: seen.and_then(Seen::caught_up_ms),
+            hung: tally
+                .stages
+                .iter()
+                .map(|(stage, found)| HungReport {
+                    stage: (*stage).to_owned(),
+                    count: found.count,
+                    heard: found.heard,
+                    longest_us: found.longest_us,
+                })
+                .collect(),
             kinds: of_kinds(tally),
             memory_bytes: seen.and_then(|seen| {
                 let (start, peak) = seen.memory?;
@@ -149,12 +194,10 @@ fn of_kinds(tally: &Tally) -> Vec<KindReport> {
 impl Detail {
     /// What a tally and a watch know.
     pub fn of(tally: &Tally, seen: Option<&Seen>, starts: u64, checked: String) -> Detail {
-        let kinds = Kind::ALL.into_iter().map(|kind| (kind, tally.kinds[kind as usize]));
         let mut faults: Vec<(String, u64)> = tally.faults.iter().map(|(text, count)| (text.clone(), *count)).collect();
         faults.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
         Detail {
             seconds: tally.last.max(Duration::from_millis(SLOT_MS)).as_secs_f64(),
-            kinds: kinds.filter(|(_, outcomes)| *outcomes != Outcomes::default()).collect(),
             faults,
             slots: tally.slots.clone(),
             beats: seen.map(|seen| seen.beats.clone()).unwrap_or_default(),
@@ -171,11 +214,57 @@ fn round(value: f64, digits: i32) -> f64 {
     (value * scale).round() / scale
 }
 
+/// Rows for what was seen of the node beside its answers.
+fn watched(report: &Report, detail: &Detail) -> Vec<(&'static str, String)> {
+    let mut rows = Vec::new();
+    if let Some(lag) = &report.heartbeat_lag_us {
+        let missed = if detail.missed_beats > 0 { format!(", {} missed", detail.missed_beats) } else { String::new() };
+        rows.push((
+            "Control API",
+            format!(
+                "answers after p50 {}, p99 {}, max {}{missed}",
+                milliseconds(lag.p50),
+                milliseconds(lag.p99),
+                milliseconds(lag.max)
+            ),
+        ));
+    }
+    if let Some(drift) = &report.ticker_drift_us {
+        rows.push((
+            "Ticker",
+            format!(
+                "of the control thread late by p50 {}, p99.9 {}, max {}",
+                milliseconds(drift.p50),
+                milliseconds(drift.p999),
+                milliseconds(drift.max)
+            ),
+        ));
+    }
+    if let Some(memory) = &report.memory_bytes {
+        let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+        let (start, peak, end) = (mib(memory.start), mib(memory.peak), mib(memory.end));
+        rows.push(("Memory", format!("{start:.1} MiB before, {peak:.1} at most, {end:.1} afterwards")));
+    }
+    if let Some(serving) = &report.serving_us {
+        let (p99, max) = (milliseconds(serving.p99), milliseconds(serving.max));
+        rows.push(("Revoked", format!("sessions served until p99 {p99}, max {max} after it was asked for")));
+    }
+    if report.options.fsync_hang_ms > 0 {
+        let after = report.caught_up_ms.map_or("never".to_owned(), |ms| format!("{ms} ms after it"));
+        rows.push(("Disk", format!("hung for {} ms; all was on it {after}", report.options.fsync_hang_ms)));
+    }
+    for HungReport { stage, count, heard, longest_us } in &report.hung {
+        let longest = milliseconds(*longest_us);
+        rows.push(("Hung", format!("{count} {stage}: {heard} heard of their end, the last after {longest}")));
+    }
+    rows
+}
+
 /// The table for people.
 pub fn text(report: &Report, detail: &Detail) -> String {
     let latency = &report.latency_us;
     let mut rows = vec![
-        ("Handshakes", format!("{} completed, {} failed, in {:.1} s", report.completed, report.failed, detail.seconds)),
+        ("Handshakes", handshakes(report, detail)),
         ("Rate", format!("{:.0} a second", report.rate_per_s)),
         (
             "Latency",
@@ -192,23 +281,7 @@ pub fn text(report: &Report, detail: &Detail) -> String {
     if let Some(cpu) = report.cpu_us_per_handshake {
         rows.push(("Processor", format!("{cpu:.0} us a handshake, both ends")));
     }
-    if let Some(lag) = &report.heartbeat_lag_us {
-        let missed = if detail.missed_beats > 0 { format!(", {} missed", detail.missed_beats) } else { String::new() };
-        rows.push((
-            "Control API",
-            format!(
-                "answers after p50 {}, p99 {}, max {}{missed}",
-                milliseconds(lag.p50),
-                milliseconds(lag.p99),
-                milliseconds(lag.max)
-            ),
-        ));
-    }
-    if let Some(memory) = &report.memory_bytes {
-        let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
-        let (start, peak, end) = (mib(memory.start), mib(memory.peak), mib(memory.end));
-        rows.push(("Memory", format!("{start:.1} MiB before, {peak:.1} at most, {end:.1} afterwards")));
-    }
+    rows.extend(watched(report, detail));
     for of_kind in report.kinds.iter().filter(|_| report.kinds.len() > 1) {
         let latency = &of_kind.latency_us;
         rows.push((
@@ -246,6 +319,11 @@ pub fn text(report: &Report, detail: &Detail) -> String {
         .collect()
 }
 
+fn handshakes(report: &Report, detail: &Detail) -> String {
+    let not_sent = if report.not_sent > 0 { format!(" ({} not sent)", report.not_sent) } else { String::new() };
+    format!("{} completed, {} failed{not_sent}, in {:.1} s", report.completed, report.failed, detail.seconds)
+}
+
 /// One line of a comparison.
 struct Line {
     name: &'static str,
@@ -259,6 +337,7 @@ pub fn comparison(a: &Report, b: &Report) -> String {
     let us = |report: &Report, pick: fn(&Percentiles) -> u64| Some(pick(&report.latency_us) as f64 / 1_000.0);
     let count = |a: u64, b: u64, name| Line { name, a: Some(a as f64), b: Some(b as f64), unit: "" };
     let lag = |report: &Report| report.heartbeat_lag_us.map(|lag| lag.p99 as f64 / 1_000.0);
+    let drift = |report: &Report| report.ticker_drift_us.map(|drift| drift.p999 as f64 / 1_000.0);
     let lines = [
         count(a.completed, b.completed, "completed"),
         count(a.failed, b.failed, "failed"),
@@ -270,6 +349,7 @@ pub fn comparison(a: &Report, b: &Report) -> String {
         Line { name: "max", a: us(a, |l| l.max), b: us(b, |l| l.max), unit: " ms" },
         Line { name: "processor", a: a.cpu_us_per_handshake, b: b.cpu_us_per_handshake, unit: " us" },
         Line { name: "control p99", a: lag(a), b: lag(b), unit: " ms" },
+        Line { name: "ticker p99.9", a: drift(a), b: drift(b), unit: " ms" },
         count(a.lost, b.lost, "lost"),
         count(a.wrong, b.wrong, "wrong"),
         count(a.leaked_slots, b.leaked_slots, "leaked slots"),

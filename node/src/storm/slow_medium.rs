@@ -1,6 +1,7 @@
 //! FOR STORMS AND TESTS ONLY: a disk whose every sync waits for something first, put between the record core and the
 //! real directory of a storm's own node. The code that ships is the same; only this type parameter differs.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,6 +9,34 @@ use handfast_trust::{DiskError, Medium, MediumFile};
 
 /// What every sync waits for, in the drainer's thread.
 pub type Wait = Arc<dyn Fn() + Send + Sync>;
+
+/// What a storm's own node is told of its disk.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SlowDisk {
+    /// How much longer every sync takes.
+    pub delay: Duration,
+    /// No sync ends while there is a file of this name: a disk that hangs.
+    pub gate: Option<PathBuf>,
+}
+
+/// Between two looks at the gate.
+const GATE_EVERY: Duration = Duration::from_millis(5);
+
+impl SlowDisk {
+    /// What every sync is to wait for; `None` for nothing.
+    pub fn wait(self) -> Option<Wait> {
+        let SlowDisk { delay, gate } = self;
+        if delay.is_zero() && gate.is_none() {
+            return None;
+        }
+        Some(Arc::new(move || {
+            take_time(delay);
+            while gate.as_ref().is_some_and(|gate| gate.exists()) {
+                take_time(GATE_EVERY);
+            }
+        }))
+    }
+}
 
 /// A directory whose syncs wait.
 pub struct SlowMedium<M> {

@@ -16,16 +16,20 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::time::{Instant, sleep_until};
 
 use super::load::{Load, locked};
 use super::measure::{Percentiles, histogram};
 use super::own_node::resident_bytes;
-use crate::control::api::{ApiError, ErrorCode, StatusReply};
-use crate::control::client::Client;
+use crate::control::api::{ApiError, ErrorCode, HeartbeatReply, StatusReply};
+use crate::control::client::{Client, REPLY_TIMEOUT};
 
 /// How often the node is asked how it is.
 const BEAT_EVERY: Duration = Duration::from_millis(50);
+/// Ticks of the node's control thread that are asked for at once: a second of them.
+const TICKS_AT_ONCE: u32 = 100;
 /// Beats that are kept for the course.
 const BEATS_MAX: usize = 20_000;
 /// How long one answer may take.
@@ -41,17 +45,33 @@ pub struct Beat {
     /// Changes of trust that are in memory and not on the disk yet.
     pub waiting: u64,
     pub half_open: u64,
+    pub under_way: u64,
     pub sessions: u64,
+    /// Resident bytes of the node's process.
+    pub memory: u64,
 }
 
 /// What was seen.
 pub struct Seen {
     pub lag: Histogram<u64>,
+    /// How late each tick of the node's control thread was.
+    pub drift: Histogram<u64>,
     pub beats: Vec<Beat>,
     /// Beats without an answer.
     pub missed: u64,
     /// Resident bytes of the node: at the first beat, and at most.
     pub memory: Option<(u64, u64)>,
+    /// When the disk had hung, in milliseconds from the start of the load.
+    pub hang_ended: Option<u64>,
+}
+
+impl Seen {
+    /// How long after the disk had hung everything was on it.
+    pub fn caught_up_ms(&self) -> Option<u64> {
+        let ended = self.hang_ended?;
+        let mut after = self.beats.iter().filter(|beat| beat.at_ms >= ended);
+        after.find(|beat| beat.waiting == 0).map(|beat| beat.at_ms - ended)
+    }
 }
 
 /// How progress is shown.
@@ -85,9 +105,19 @@ impl Socket {
 
     /// Its status; `None` when it does not answer.
     pub async fn status(&self) -> Option<StatusReply> {
+        self.get("/v1/status").await
+    }
+
+    /// Asks for a change; `None` when it is refused or not answered.
+    pub async fn post<Q: Serialize, T: DeserializeOwned>(&self, path: &str, request: &Q) -> Option<T> {
+        let client = Client::connect(&self.control, &self.data_dir).await.ok()?;
+        client.post(path, request, REPLY_TIMEOUT).await.ok()
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &str) -> Option<T> {
         let asked = async {
             let client = Client::connect(&self.control, &self.data_dir).await.ok()?;
-            client.get("/v1/status").await.ok()
+            client.get(path).await.ok()
         };
         tokio::time::timeout(BEAT_PATIENCE, asked).await.ok().flatten()
     }
@@ -102,7 +132,9 @@ impl Watch {
         let no_thread = |error: std::io::Error| {
             ApiError::new(ErrorCode::Failure, format!("The system gives no thread for watching: {error}."))
         };
-        let seen = Arc::new(Mutex::new(Seen { lag: histogram()?, beats: Vec::new(), missed: 0, memory: None }));
+        let (lag, drift) = (histogram()?, histogram()?);
+        let seen =
+            Arc::new(Mutex::new(Seen { lag, drift, beats: Vec::new(), missed: 0, memory: None, hang_ended: None }));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(no_thread)?;
         let end = Arc::new(tokio::sync::Notify::new());
         let (kept, ended) = (seen.clone(), end.clone());
@@ -111,7 +143,12 @@ impl Watch {
                 let mut shown = Shown::new(&load, progress);
                 let beats = async {
                     match &socket {
-                        Some(socket) => beat_again_and_again(&load, socket, &kept).await,
+                        Some(socket) => {
+                            tokio::join!(
+                                beat_again_and_again(&load, socket, &kept),
+                                listen_again_and_again(socket, &kept)
+                            );
+                        }
                         None => std::future::pending().await,
                     }
                 };
@@ -132,6 +169,20 @@ impl Watch {
         // A thread that died has said so.
         let _ = self.thread.join();
         Arc::into_inner(self.seen).map(|seen| seen.into_inner().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Has the node's control thread tick, a second at a time.
+async fn listen_again_and_again(socket: &Socket, seen: &Mutex<Seen>) {
+    loop {
+        match socket.get::<HeartbeatReply>(&format!("/v1/heartbeat?ticks={TICKS_AT_ONCE}")).await {
+            Some(heartbeat) => {
+                let mut seen = locked(seen);
+                heartbeat.late_us.iter().for_each(|late_us| seen.drift.saturating_record(*late_us));
+            }
+            // Counted where its status is asked for.
+            None => tokio::time::sleep(BEAT_EVERY).await,
+        }
     }
 }
 
@@ -157,6 +208,8 @@ async fn beat_again_and_again(load: &Load, socket: &Socket, seen: &Mutex<Seen>) 
                             lag_us,
                             waiting: status.revision.saturating_sub(status.durable_revision),
                             half_open: status.counts.half_open,
+                            under_way: status.counts.under_way,
+                            memory: resident.unwrap_or_default(),
                             sessions: status.counts.sessions,
                         });
                     }
@@ -206,7 +259,7 @@ impl Shown {
                 totals.completed - before,
                 milliseconds(recent.p50),
                 milliseconds(recent.p99),
-                load.in_flight.load(Ordering::Relaxed),
+                load.in_flight(),
                 totals.failed
             );
             before = totals.completed;

@@ -26,6 +26,14 @@ pub struct Callers {
     provider: Arc<CryptoProvider>,
 }
 
+/// Somebody who dials one peer, perhaps again: what TLS needs for it.
+#[derive(Clone)]
+pub struct Caller {
+    config: quinn::ClientConfig,
+    name: String,
+    found: Found,
+}
+
 impl Callers {
     /// Binds an endpoint to each address. Must be called within a tokio runtime.
     ///
@@ -65,7 +73,19 @@ impl Callers {
         self.endpoints.len()
     }
 
-    /// Connects to `peer` as whoever has `key`, from endpoint `from` (counted round).
+    /// Whoever has `key`, and dials `peer`.
+    ///
+    /// # Errors
+    /// [`DialError::Tls`]: a bug.
+    pub fn caller(&self, key: &SecretKey, peer: &PeerId) -> Result<Caller, DialError> {
+        let found = Found::default();
+        let mut config = quinn::ClientConfig::new(Tls::with_provider(key, self.provider.clone()).client(peer, &found)?);
+        config.transport_config(Arc::clone(&self.quic));
+        config.token_store(Arc::new(quinn::NoneTokenStore));
+        Ok(Caller { config, name: peer.to_string(), found })
+    }
+
+    /// Connects as whoever has `key` to `peer`, from endpoint `from` (counted round).
     ///
     /// # Errors
     /// As for a node's own dial.
@@ -77,15 +97,25 @@ impl Callers {
         at: SocketAddr,
         deadline: Duration,
     ) -> Result<quinn::Connection, DialError> {
+        self.dial_as(from, &self.caller(key, peer)?, at, deadline).await
+    }
+
+    /// Connects as `caller`, from endpoint `from` (counted round).
+    ///
+    /// # Errors
+    /// As for a node's own dial.
+    pub async fn dial_as(
+        &self,
+        from: usize,
+        caller: &Caller,
+        at: SocketAddr,
+        deadline: Duration,
+    ) -> Result<quinn::Connection, DialError> {
         let endpoint = self.endpoints.get(from % self.endpoints.len().max(1)).ok_or(DialError::Stopping)?;
-        let found = Found::default();
-        let mut config = quinn::ClientConfig::new(Tls::with_provider(key, self.provider.clone()).client(peer, &found)?);
-        config.transport_config(Arc::clone(&self.quic));
-        config.token_store(Arc::new(quinn::NoneTokenStore));
-        let connecting = endpoint.connect_with(config, at, &peer.to_string())?;
+        let connecting = endpoint.connect_with(caller.config.clone(), at, &caller.name)?;
         match tokio::time::timeout(deadline, connecting).await {
             Ok(Ok(connection)) => Ok(connection),
-            Ok(Err(error)) => Err(found.key().map_or_else(|| DialError::of(&error), DialError::wrong_key)),
+            Ok(Err(error)) => Err(caller.found.key().map_or_else(|| DialError::of(&error), DialError::wrong_key)),
             Err(_elapsed) => Err(DialError::TimedOut),
         }
     }

@@ -27,7 +27,7 @@ use handfast_protocol::limits::STREAMS_MAX;
 use handfast_protocol::{CloseCode, PeerId, SecretKey};
 use quinn::{AckFrequencyConfig, IdleTimeout, TokioRuntime, TransportConfig, ValidationTokenConfig, VarInt};
 
-pub use self::callers::Callers;
+pub use self::callers::{Caller, Callers};
 pub use self::ending::{CloseReason, DialError, TransportError, close_reason};
 pub use self::tls::KeyExchange;
 use self::tls::{Found, Tls};
