@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use handfast_trust::{Clock, Monotonic};
+use nix::sys::resource::{UsageWho, getrusage};
 
 /// A clock that reads zero when it is made.
 #[derive(Debug, Clone, Copy)]
@@ -38,4 +39,14 @@ impl Clock for Stopwatch {
 /// Lets time pass: for a measurement that runs elsewhere, or as a disk that is slow.
 pub fn pause(time: Duration) {
     std::thread::sleep(time);
+}
+
+/// User and system time that this process has used, in microseconds.
+///
+/// # Errors
+/// The system does not say.
+pub fn used_us() -> anyhow::Result<i64> {
+    let usage = getrusage(UsageWho::RUSAGE_SELF)?;
+    let us = |time: nix::sys::time::TimeVal| time.tv_sec() * 1_000_000 + time.tv_usec();
+    Ok(us(usage.user_time()) + us(usage.system_time()))
 }

@@ -11,7 +11,7 @@ pub mod spread;
 pub mod stand;
 pub mod threads;
 
-pub use clock::{Stopwatch, pause};
+pub use clock::{Stopwatch, pause, used_us};
 pub use place::{Place, Slow, SlowDir};
 pub use spread::{Latencies, Spread, Table, rate};
 pub use stand::Stand;

@@ -13,8 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
-use handfast_benches::{Latencies, Stopwatch, rate};
-use nix::sys::resource::{UsageWho, getrusage};
+use handfast_benches::{Latencies, Stopwatch, rate, used_us};
 use quinn::{Endpoint, EndpointConfig, IdleTimeout, TokioRuntime, TransportConfig, VarInt};
 use rustix::net::sockopt;
 use tokio::task::JoinSet;
@@ -41,13 +40,6 @@ pub(crate) fn process(arguments: &[String]) -> Option<Result<()>> {
 
 fn runtime() -> Result<tokio::runtime::Runtime> {
     Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?)
-}
-
-/// User and system time that this process has used.
-fn used_us() -> Result<i64> {
-    let usage = getrusage(UsageWho::RUSAGE_SELF)?;
-    let us = |time: nix::sys::time::TimeVal| time.tv_sec() * 1_000_000 + time.tv_usec();
-    Ok(us(usage.user_time()) + us(usage.system_time()))
 }
 
 fn transport(tuned: bool) -> Arc<TransportConfig> {

@@ -2,7 +2,7 @@
 //!
 //! Three contenders in turns within one run: bare quinn and rustls, tuned as a node is; the same with the defaults of
 //! quinn, rustls and the system's allocator; and `handfast storm`, whose handshakes are signed, verified, stored, synced
-//! and receipted on both ends. Each has its load and its server in two processes on this machine. Figures are
+//! and receipted on both ends. With `--iroh` a fourth: iroh's endpoints with the bare exchange. Each has its load and its server in two processes on this machine. Figures are
 //! `median (min..max)` over the rounds; timings are shown, never asserted.
 #![allow(clippy::print_stdout, reason = "tables are what this program is for")]
 #![allow(clippy::cast_precision_loss)]
@@ -23,7 +23,7 @@ use serde_json::Value;
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 const COLUMNS: &[&str] = &["", "handshakes/s", "CPU us, both ends", "p50 us", "p99 us", "of the tuned rate"];
-const ROWS: [&str; 3] = ["bare quinn, tuned", "bare quinn, defaults", "handfast storm"];
+const ROWS: [&str; 4] = ["bare quinn, tuned", "bare quinn, defaults", "handfast storm", "iroh, direct"];
 const USAGE: &str = "\
 cargo bench -p handfast-benches --bench handshake -- [conditions [GROUP..]] [OPTIONS]
 
@@ -32,6 +32,7 @@ cargo bench -p handfast-benches --bench handshake -- [conditions [GROUP..]] [OPT
   --peers N        handshakes of one measurement [10000]
   --concurrency C  at once [64]
   --rounds N       how often each is made [5]
+  --iroh PATH      iroh too: `iroh` of benches/peers, built with --release [not]
   --program PATH   the program handfast [beside this one; build it before: cargo build --release]
 ";
 
@@ -40,19 +41,21 @@ struct Options {
     concurrency: u64,
     rounds: usize,
     program: PathBuf,
+    iroh: Option<PathBuf>,
 }
 
 impl Options {
     fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Options> {
         let here = std::env::current_exe()?;
         let beside = here.parent().and_then(Path::parent).context("this program is nowhere")?.join("handfast");
-        let mut out = Options { peers: 10_000, concurrency: 64, rounds: 5, program: beside };
+        let mut out = Options { peers: 10_000, concurrency: 64, rounds: 5, program: beside, iroh: None };
         while let Some(option) = arguments.next() {
             let value = arguments.next().with_context(|| format!("{option} needs a value\n\n{USAGE}"))?;
             match option.as_str() {
                 "--peers" => out.peers = value.parse()?,
                 "--concurrency" => out.concurrency = value.parse()?,
                 "--rounds" => out.rounds = value.parse()?,
+                "--iroh" => out.iroh = Some(PathBuf::from(value)),
                 "--program" => out.program = PathBuf::from(value),
                 _ => bail!("unknown option {option}\n\n{USAGE}"),
             }
@@ -88,8 +91,9 @@ fn main() -> Result<()> {
     for _ in 0..options.rounds {
         let tuned = bare(&here, "tuned", &options)?;
         let default = bare(Path::new(env!("CARGO_BIN_EXE_bare-defaults")), "default", &options)?;
+        let iroh = options.iroh.as_deref().map(|iroh| bare(iroh, "default", &options)).transpose()?;
         let storm = storm(&options)?;
-        for (label, figures) in ROWS.into_iter().zip([tuned, default, storm]) {
+        for (label, figures) in ROWS.into_iter().zip([tuned, default, storm].into_iter().chain(iroh)) {
             let [rate, cpu, p50, p99] = figures;
             table.add(label, &[rate, cpu, p50, p99, rate / tuned[0]]);
         }
