@@ -54,8 +54,8 @@ use crate::control::api::{ApiError, ErrorCode};
 use crate::output::Output;
 use crate::transport::Callers;
 
-/// How long a node may take to notice that everybody has gone: an idle time and a little.
-const SETTLE_PATIENCE: Duration = Duration::from_secs(40);
+/// How long a node may take to notice that everybody has gone: its keep-alive of 10 s begins an idle time of 30 s anew.
+const SETTLE_PATIENCE: Duration = Duration::from_secs(50);
 /// Between two looks at whether it has.
 const SETTLE_EVERY: Duration = Duration::from_millis(100);
 /// When the disk begins to hang, where it is to.

@@ -44,6 +44,8 @@ pub struct Beat {
     pub lag_us: u64,
     /// Changes of trust that are in memory and not on the disk yet.
     pub waiting: u64,
+    /// The last change of trust that is.
+    pub durable: u64,
     pub half_open: u64,
     pub under_way: u64,
     pub sessions: u64,
@@ -66,11 +68,13 @@ pub struct Seen {
 }
 
 impl Seen {
-    /// How long after the disk had hung everything was on it.
+    /// How long after the disk had hung everything was on it that had waited for it.
     pub fn caught_up_ms(&self) -> Option<u64> {
         let ended = self.hang_ended?;
-        let mut after = self.beats.iter().filter(|beat| beat.at_ms >= ended);
-        after.find(|beat| beat.waiting == 0).map(|beat| beat.at_ms - ended)
+        let place = self.beats.partition_point(|beat| beat.at_ms < ended);
+        let (before, after) = self.beats.split_at(place);
+        let waited_for = before.last().map_or(0, |beat| beat.durable + beat.waiting);
+        after.iter().find(|beat| beat.durable >= waited_for).map(|beat| beat.at_ms - ended)
     }
 }
 
@@ -206,6 +210,7 @@ async fn beat_again_and_again(load: &Load, socket: &Socket, seen: &Mutex<Seen>) 
                         seen.beats.push(Beat {
                             at_ms: u64::try_from(load.elapsed().as_millis()).unwrap_or(u64::MAX),
                             lag_us,
+                            durable: status.durable_revision,
                             waiting: status.revision.saturating_sub(status.durable_revision),
                             half_open: status.counts.half_open,
                             under_way: status.counts.under_way,
