@@ -21,6 +21,7 @@ pub mod upkeep;
 use std::sync::Arc;
 use std::time::Duration;
 
+use handfast_protocol::exchange::ExchangeFault;
 use handfast_protocol::join::{Errand, JoinFault};
 use handfast_protocol::{Address, NetworkId, PeerId, Ticket};
 use handfast_trust::networks::Joined;
@@ -34,14 +35,16 @@ use crate::control::api::{JoinFailure, JoinReply};
 use crate::driver;
 use crate::engine::{ContactFault, Engine};
 use crate::registry::Link;
-use crate::transport::DialError;
+use crate::transport::{CloseReason, DialError};
 
-/// How long an inviter that does not answer is tried.
+/// How long an inviter is tried that is there and has no room: a fleet that joins at once takes its time.
 const POLICY: RetryPolicy = RetryPolicy {
     first: Duration::from_millis(250),
     cap: Duration::from_secs(4),
-    deadline: Some(Duration::from_secs(20)),
+    deadline: Some(Duration::from_secs(120)),
 };
+/// How long one is tried that gives no sign of life.
+const SILENCE_MAX: Duration = Duration::from_secs(20);
 /// Members that are granted to before other tasks get their turn.
 const ENLIST_AT_ONCE: usize = 32;
 /// Failures that a reply names.
@@ -84,6 +87,20 @@ impl JoinError {
             JoinError::Network(_) => false,
         }
     }
+
+    /// Whether it was the inviter that said so, and not the lack of any answer.
+    fn is_an_answer(&self) -> bool {
+        match self {
+            JoinError::Unreached(ContactFault::Dial { fault, .. }) => {
+                matches!(fault, DialError::Refused | DialError::Ended(CloseReason::Peer(_)))
+            }
+            JoinError::Unreached(fault) => {
+                matches!(fault, ContactFault::Exchange(fault) if *fault != ExchangeFault::TimedOut)
+            }
+            JoinError::Conversation(fault) => *fault != JoinFault::TimedOut,
+            JoinError::Network(_) => false,
+        }
+    }
 }
 
 impl Engine {
@@ -91,16 +108,21 @@ impl Engine {
     /// is done already. Returns when the certificate and the roster are here.
     ///
     /// # Errors
-    /// As [`JoinError`] says; what may pass is tried again for [`POLICY`]'s time.
+    /// As [`JoinError`] says; what may pass is tried again for [`POLICY`]'s time, and silence for [`SILENCE_MAX`].
     pub async fn join(self: &Arc<Engine>, ticket: &Ticket, mut rng: StdRng) -> Result<NetworkId, JoinError> {
         let mut backoff = Backoff::new(POLICY);
+        let mut heard = self.clock.now();
         loop {
             let error = match self.join_once(ticket).await {
                 Ok(()) => return Ok(ticket.network),
                 Err(error) => error,
             };
-            let again = backoff.failed(self.clock.now(), &mut rng).filter(|_| error.is_passing());
-            let Some(at) = again else {
+            let now = self.clock.now();
+            if error.is_an_answer() {
+                heard = now;
+            }
+            let goes_on = error.is_passing() && now.since(heard) < SILENCE_MAX;
+            let Some(at) = backoff.failed(now, &mut rng).filter(|_| goes_on) else {
                 return Err(error);
             };
             tracing::debug!(%error, "the join is tried again");
@@ -226,5 +248,26 @@ impl Engine {
                 None => None,
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_inviter_that_says_anything_is_there() {
+        let at = ([192, 0, 2, 1], 4433).into();
+        let dial = |fault| JoinError::Unreached(ContactFault::Dial { at, fault });
+        let answers = [
+            dial(DialError::Refused),
+            JoinError::Unreached(ContactFault::Exchange(ExchangeFault::Closed)),
+            JoinError::Conversation(JoinFault::Busy(100)),
+            JoinError::Conversation(JoinFault::Closed),
+        ];
+        assert!(answers.iter().all(|error| error.is_an_answer() && error.is_passing()));
+        let silence = [dial(DialError::TimedOut), JoinError::Conversation(JoinFault::TimedOut)];
+        assert!(silence.iter().all(|error| !error.is_an_answer() && error.is_passing()));
+        assert!(!dial(DialError::Myself).is_passing());
     }
 }
