@@ -220,12 +220,14 @@ impl<M: Medium> Drainer<M> {
                 Next::Idle => None,
                 Next::Stopped => return self.report.clone(),
             };
+            // Tasks do something else while they wait: beside them, a processor that is kept awake is only taken away.
+            let for_threads = self.lanes.iter_mut().fold(false, |any, lane| lane.was_wanted() | any);
             // Whoever came while the disk was at work could have been in the same write.
-            company.was_worth_while(joined || self.is_waited_for());
+            company.was_worth_while(for_threads && (joined || self.is_waited_for()));
             // Whoever changes one thing after another comes back sooner than this thread could be woken.
             let (bell, idle) = (self.site.bell(), clock.now());
             let rung = awake.watch(|| bell.clear()) || bell.wait(timeout.map(|when| when.since(clock.now())));
-            awake.was_worth_while(rung && clock.now().since(idle) <= AWAKE_WORTH);
+            awake.was_worth_while(for_threads && rung && clock.now().since(idle) <= AWAKE_WORTH);
             // Whoever changes several things and then waits has them written together.
             joined = rung && company.watch(|| self.is_waited_for());
         }

@@ -35,8 +35,10 @@ const OUTGROWN_FACTOR: u64 = 2;
 pub(crate) trait Lane<M: Medium>: Send {
     fn kind(&self) -> FileKind;
     fn durable(&self) -> Revision;
-    /// Whether somebody waits for it.
+    /// Whether a thread waits for it.
     fn is_waited_for(&self) -> bool;
+    /// Whether a thread has begun to wait for it since this was asked last.
+    fn was_wanted(&mut self) -> bool;
     /// Whether its file can be believed as it is.
     fn is_settled(&self) -> bool;
     /// A checkpoint is made whether or not the log is outgrown.
@@ -282,6 +284,10 @@ impl<R: Record, M: Medium> Lane<M> for Log<R, M> {
 
     fn is_waited_for(&self) -> bool {
         self.publisher.is_waited_for()
+    }
+
+    fn was_wanted(&mut self) -> bool {
+        self.publisher.was_wanted()
     }
 
     fn is_settled(&self) -> bool {

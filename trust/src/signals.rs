@@ -30,7 +30,7 @@ pub struct Durable {
 #[derive(Debug)]
 struct Shared {
     durable: Apart<AtomicU64>,
-    /// The newest revision that anybody has waited for.
+    /// The newest revision that a thread has waited for; tasks have something else to do meanwhile.
     wanted: Apart<AtomicU64>,
     waiting: Apart<Monitor<Waiting>>,
 }
@@ -52,7 +52,7 @@ impl Durable {
     pub(crate) fn new(durable: Revision) -> (Self, Publisher) {
         let (durable, wanted) = (Apart(AtomicU64::new(durable.0)), Apart(AtomicU64::new(0)));
         let shared = Arc::new(Shared { durable, wanted, waiting: Apart(Monitor::new(Waiting::default())) });
-        (Self { shared: Arc::clone(&shared) }, Publisher { shared })
+        (Self { shared: Arc::clone(&shared) }, Publisher { shared, seen: 0 })
     }
 
     /// The newest revision that a power cut cannot take back. Does not wait.
@@ -63,7 +63,11 @@ impl Durable {
 
     /// Waits until `revision` is durable. The wait begins with this call, not with the first poll.
     pub fn reached(&self, revision: Revision) -> Reached {
-        let ticket = self.shared.take_place(revision);
+        self.placed(revision, false)
+    }
+
+    fn placed(&self, revision: Revision, is_thread: bool) -> Reached {
+        let ticket = self.shared.take_place(revision, is_thread);
         Reached { shared: Arc::clone(&self.shared), revision, ticket }
     }
 
@@ -73,7 +77,7 @@ impl Durable {
     /// # Errors
     /// As [`DurabilityError`] says.
     pub fn reached_blocking(&self, revision: Revision, timeout: Duration) -> Result<(), DurabilityError> {
-        let reached = self.reached(revision);
+        let reached = self.placed(revision, true);
         let shared = &self.shared;
         watch(if timeout.is_zero() { 0 } else { WATCH_PAUSES_MAX }, || shared.durable() >= revision);
         shared
@@ -94,7 +98,7 @@ impl Shared {
         Revision(self.durable.load(Ordering::Acquire))
     }
 
-    fn take_place(&self, revision: Revision) -> u64 {
+    fn take_place(&self, revision: Revision, is_thread: bool) -> u64 {
         if self.durable() >= revision {
             return 0;
         }
@@ -102,7 +106,7 @@ impl Shared {
             waiting.next_ticket += 1;
             let ticket = waiting.next_ticket;
             waiting.places.insert((revision, ticket), Place::default());
-            if self.wanted.load(Ordering::Relaxed) < revision.0 {
+            if is_thread && self.wanted.load(Ordering::Relaxed) < revision.0 {
                 self.wanted.store(revision.0, Ordering::Relaxed);
             }
             ticket
@@ -179,6 +183,8 @@ impl Durable {
 #[derive(Debug)]
 pub(crate) struct Publisher {
     shared: Arc<Shared>,
+    /// What of `wanted` has been told.
+    seen: u64,
 }
 
 impl Publisher {
@@ -186,7 +192,13 @@ impl Publisher {
         self.shared.durable()
     }
 
-    /// Whether somebody has begun to wait for what is not durable yet.
+    /// Whether a thread has begun to wait since this was asked last.
+    pub(crate) fn was_wanted(&mut self) -> bool {
+        let wanted = self.shared.wanted.load(Ordering::Relaxed);
+        std::mem::replace(&mut self.seen, wanted) != wanted
+    }
+
+    /// Whether a thread waits for what is not durable yet.
     pub(crate) fn is_waited_for(&self) -> bool {
         self.shared.wanted.load(Ordering::Relaxed) > self.shared.durable().0
     }
