@@ -327,17 +327,20 @@ impl Registry {
         }
     }
 
+    /// Out of the map first: whoever promotes it at this moment has found it there and is ended below, or does not.
     fn remove(&self, link: &Link) {
+        {
+            let mut links = locked(&self.links);
+            if let Some(of_peer) = links.get_mut(&link.peer) {
+                of_peer.retain(|other| other.id != link.id);
+                if of_peer.is_empty() {
+                    links.remove(&link.peer);
+                }
+            }
+        }
         self.end_session(link, EndReason::Lost);
         // Streams that are still ending may hold the link; the permit is free now.
         drop(locked(&link.state).slot.take());
         self.link_count.fetch_sub(1, Ordering::Relaxed);
-        let mut links = locked(&self.links);
-        if let Some(of_peer) = links.get_mut(&link.peer) {
-            of_peer.retain(|other| other.id != link.id);
-            if of_peer.is_empty() {
-                links.remove(&link.peer);
-            }
-        }
     }
 }
