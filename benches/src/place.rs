@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use handfast_trust::{DiskError, Medium, MediumFile, RealDir, RealFile};
+use handfast::storm::slow_medium::SlowMedium;
+use handfast_trust::{DiskError, RealDir};
 
 use crate::clock::pause;
 
@@ -63,6 +64,15 @@ impl Slow {
         self.0.store(u64::try_from(delay.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
+    /// Opens a directory that is there, and slows its syncs.
+    ///
+    /// # Errors
+    /// As [`RealDir::open`].
+    pub fn open(&self, path: &Path) -> Result<SlowDir, DiskError> {
+        let slow = self.clone();
+        Ok(SlowMedium::behind(RealDir::open(path)?, Arc::new(move || slow.wait())))
+    }
+
     fn wait(&self) {
         let delay = self.0.load(Ordering::Relaxed);
         if delay > 0 {
@@ -72,98 +82,4 @@ impl Slow {
 }
 
 /// A directory of the operating system with slow syncs.
-#[derive(Debug)]
-pub struct SlowDir {
-    directory: RealDir,
-    slow: Slow,
-}
-
-/// A file in it.
-#[derive(Debug)]
-pub struct SlowFile {
-    file: RealFile,
-    slow: Slow,
-}
-
-impl SlowDir {
-    /// Opens a directory that is there.
-    ///
-    /// # Errors
-    /// As [`RealDir::open`].
-    pub fn open(path: &Path, slow: &Slow) -> Result<Self, DiskError> {
-        Ok(Self { directory: RealDir::open(path)?, slow: slow.clone() })
-    }
-
-    fn slowed(&self, file: RealFile) -> SlowFile {
-        SlowFile { file, slow: self.slow.clone() }
-    }
-}
-
-impl Medium for SlowDir {
-    type File = SlowFile;
-
-    fn open(&mut self, name: &str) -> Result<SlowFile, DiskError> {
-        self.directory.open(name).map(|file| self.slowed(file))
-    }
-
-    fn create_new(&mut self, name: &str) -> Result<SlowFile, DiskError> {
-        self.directory.create_new(name).map(|file| self.slowed(file))
-    }
-
-    fn exists(&mut self, name: &str) -> Result<bool, DiskError> {
-        self.directory.exists(name)
-    }
-
-    fn rename(&mut self, from: &str, to: &str) -> Result<(), DiskError> {
-        self.directory.rename(from, to)
-    }
-
-    fn rename_new(&mut self, from: &str, to: &str) -> Result<(), DiskError> {
-        self.directory.rename_new(from, to)
-    }
-
-    fn remove(&mut self, name: &str) -> Result<(), DiskError> {
-        self.directory.remove(name)
-    }
-
-    fn sync_directory(&mut self) -> Result<(), DiskError> {
-        self.slow.wait();
-        self.directory.sync_directory()
-    }
-}
-
-impl MediumFile for SlowFile {
-    fn length(&mut self) -> Result<u64, DiskError> {
-        self.file.length()
-    }
-
-    fn read_at(&mut self, offset: u64, into: &mut [u8]) -> Result<usize, DiskError> {
-        self.file.read_at(offset, into)
-    }
-
-    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<usize, DiskError> {
-        self.file.write_at(offset, bytes)
-    }
-
-    fn truncate(&mut self, length: u64) -> Result<(), DiskError> {
-        self.file.truncate(length)
-    }
-
-    fn allocate(&mut self, offset: u64, length: u64) -> Result<(), DiskError> {
-        self.file.allocate(offset, length)
-    }
-
-    fn begin_writeback(&mut self, offset: u64, length: u64) {
-        self.file.begin_writeback(offset, length);
-    }
-
-    fn sync_data(&mut self) -> Result<(), DiskError> {
-        self.slow.wait();
-        self.file.sync_data()
-    }
-
-    fn sync(&mut self) -> Result<(), DiskError> {
-        self.slow.wait();
-        self.file.sync()
-    }
-}
+pub type SlowDir = SlowMedium<RealDir>;

@@ -46,7 +46,7 @@ impl<R: Record> Stand<R> {
     /// If the disk refuses.
     pub fn create(place: &Place) -> Result<Self> {
         let slow = Slow::default();
-        let mut medium = SlowDir::open(place.path(), &slow)?;
+        let mut medium = slow.open(place.path())?;
         let site = site();
         let floor = Floor::default();
         floor.write(&mut medium, site.owner())?;
@@ -62,7 +62,7 @@ impl<R: Record> Stand<R> {
     /// If it does not open.
     pub fn open(place: &Place, compact: bool) -> Result<Self> {
         let slow = Slow::default();
-        let (store, drainer) = opened(SlowDir::open(place.path(), &slow)?, compact)?;
+        let (store, drainer) = opened(slow.open(place.path())?, compact)?;
         Self::start(store, drainer, slow)
     }
 

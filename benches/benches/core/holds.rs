@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Result;
 use handfast_benches::records;
 use handfast_benches::threads::{self, Disturbances, Signal};
-use handfast_benches::{Latencies, Place, SlowDir, Stand, Stopwatch, Table, stand};
+use handfast_benches::{Latencies, Place, Slow, Stand, Stopwatch, Table, stand};
 use handfast_protocol::PeerId;
 use handfast_trust::{HoldTimesSnapshot, Monotonic, Next, Store, TrustRecord, hold_bucket_end};
 
@@ -201,7 +201,7 @@ fn growth(threads: usize) -> Result<[f64; FIGURES]> {
 /// The drainer's own holds, without anybody else: each step is known to be preempted or not.
 #[allow(clippy::cast_precision_loss)]
 fn steps(place: &Place) -> Result<[f64; 3]> {
-    let medium = SlowDir::open(place.path(), &handfast_benches::Slow::default())?;
+    let medium = Slow::default().open(place.path())?;
     let (store, mut drainer) = stand::opened::<TrustRecord, _>(medium, true)?;
     let (mut steps, mut longest, mut longest_clean) = (0_u32, 0, 0);
     loop {

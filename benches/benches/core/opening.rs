@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
 use handfast_benches::records::{self, Numbers};
-use handfast_benches::{Place, Slow, SlowDir, Stand, Stopwatch, Table, stand};
+use handfast_benches::{Place, Slow, Stand, Stopwatch, Table, stand};
 use handfast_protocol::Kind;
 use handfast_trust::{TrustRecord, Urgency};
 
@@ -99,7 +99,7 @@ fn said_by(what: &str, path: &Path, count: Option<usize>) -> Result<Vec<f64>> {
 pub(crate) fn child(path: &str) -> Result<()> {
     let before = memory("VmRSS:")?;
     let watch = Stopwatch::start();
-    let opened = stand::opened::<TrustRecord, _>(SlowDir::open(Path::new(path), &Slow::default())?, false)?;
+    let opened = stand::opened::<TrustRecord, _>(Slow::default().open(Path::new(path))?, false)?;
     let took = watch.ns() as f64 / 1e6;
     println!("{took} {} {}", memory("VmRSS:")? - before, memory("VmHWM:")? - before);
     drop(opened);
