@@ -131,6 +131,15 @@ impl Conversed {
     }
 }
 
+/// Whether the answer is the one that was due.
+fn due_answer(agreement: &Agreement, due: Disposition) -> Result<(), Fault> {
+    match agreement.disposition {
+        found if found == due => Ok(()),
+        Disposition::Busy { .. } => Err(Fault::Busy),
+        found => Err(Fault::Answered(found)),
+    }
+}
+
 /// Ends a connection as a peer that stops.
 pub fn close(connection: &quinn::Connection) {
     connection.close(VarInt::from_u32(CloseCode::Stopping.code()), b"");
@@ -185,15 +194,11 @@ impl Peer {
     ) -> Result<Conversed, Fault> {
         let conversed = timeout(CONVERSATION_DEADLINE, self.conversation(callers, target, says)).await;
         let conversed = conversed.unwrap_or(Err(Fault::TimedOut))?;
-        match conversed.agreement.disposition {
-            found if found == due => Ok(conversed),
-            Disposition::Busy { .. } => {
+        match due_answer(&conversed.agreement, due) {
+            Ok(()) => Ok(conversed),
+            Err(fault) => {
                 conversed.close();
-                Err(Fault::Busy)
-            }
-            found => {
-                conversed.close();
-                Err(Fault::Answered(found))
+                Err(fault)
             }
         }
     }
@@ -206,11 +211,7 @@ impl Peer {
         due: Disposition,
     ) -> Result<(), Fault> {
         let agreed = timeout(CONVERSATION_DEADLINE, self.exchange(connection, target)).await;
-        match agreed.unwrap_or(Err(Fault::TimedOut))?.disposition {
-            found if found == due => Ok(()),
-            Disposition::Busy { .. } => Err(Fault::Busy),
-            found => Err(Fault::Answered(found)),
-        }
+        due_answer(&agreed.unwrap_or(Err(Fault::TimedOut))?, due)
     }
 
     async fn conversation(
