@@ -165,9 +165,11 @@ Examples:
   handfast storm --compare before.json after.json
 
 Kinds of a mix: new, known (trusted, exchanging again), again (over its session), revoke, flap (grant, revoke, grant), \
-pending, garbage, replay, slow, idle. Scenarios: fresh-network, reconnect, flood, slow-disk, revocation-wave. Without --target the node is the \
-storm's own, in $TMPDIR or the working directory; it is killed at the end and its records are compared with what it had \
-acknowledged. Exits 1 if anything was lost, wrong, leaked or stuck. Storm only nodes that are yours.";
+pending, garbage, replay, slow, idle, vanish (silent from some stage on), spoofed (first packets only), cut (the \
+operator revokes). Scenarios: fresh-network, reconnect, flood, slow-disk, hung-disk, revocation-wave, cut, vanish, \
+slowloris. Without --target the node is the storm's own, in $TMPDIR or the working directory; it is killed at the end \
+and its records are compared with what it had acknowledged. Exits 1 if anything was lost, wrong, leaked or stuck. Storm \
+only nodes that are yours.";
 
 #[derive(Debug, Args)]
 pub struct InitArgs {
@@ -416,6 +418,8 @@ mod tests {
     use clap::CommandFactory;
 
     use super::*;
+    use crate::storm::kind::Kind;
+    use crate::storm::plan;
 
     fn parse(words: &[&str]) -> Result<Cli, clap::Error> {
         Cli::try_parse_from(std::iter::once("handfast").chain(words.iter().copied()))
@@ -424,6 +428,18 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_help_of_storm_names_every_kind_and_every_scenario() {
+        let (kinds, scenarios) = STORM_EXAMPLES.split_once("Scenarios: ").unwrap();
+        let (scenarios, _) = scenarios.split_once(". Without").unwrap();
+        let (_, kinds) = kinds.split_once("Kinds of a mix: ").unwrap();
+        let kinds: Vec<&str> = kinds.split([' ', ',', '.']).collect();
+        for kind in Kind::ALL {
+            assert!(kinds.contains(&kind.as_str()), "{kind}");
+        }
+        assert_eq!(scenarios, plan::scenarios().collect::<Vec<_>>().join(", "));
     }
 
     #[test]

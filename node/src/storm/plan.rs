@@ -44,6 +44,11 @@ const SCENARIOS: [(&str, &str); 9] = [
     ("slowloris", include_str!("../../../config/storm/slowloris.toml")),
 ];
 
+/// Their names.
+pub fn scenarios() -> impl Iterator<Item = &'static str> {
+    SCENARIOS.iter().map(|(name, _)| *name)
+}
+
 /// What was asked for, by flags or in a scenario file; whatever is absent has its default.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -128,7 +133,7 @@ pub fn scenario(name: &str) -> Result<Wishes, ApiError> {
     let text = match carried {
         Some(text) => text,
         None => std::fs::read_to_string(Path::new(name)).map_err(|error| {
-            let names: Vec<&str> = SCENARIOS.iter().map(|(name, _)| *name).collect();
+            let names: Vec<&str> = scenarios().collect();
             ApiError::new(ErrorCode::NotFound, format!("There is no scenario `{name}`, and no such file: {error}."))
                 .hint(format!("scenarios are {}; or name a file", names.join(", ")))
         })?,
@@ -307,7 +312,7 @@ mod tests {
 
     #[test]
     fn every_scenario_is_a_plan_and_flags_go_over_it() {
-        for (name, _) in SCENARIOS {
+        for name in scenarios() {
             let plan = plan(scenario(name).unwrap()).unwrap_or_else(|error| panic!("{name}: {error:?}"));
             assert!(plan.duration_ms.is_some_and(|ms| ms <= 60_000) || plan.peers.is_some(), "{name} is bounded");
         }
