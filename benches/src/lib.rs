@@ -5,6 +5,7 @@
 #![warn(missing_docs)]
 
 mod clock;
+pub mod pair;
 pub mod place;
 pub mod records;
 pub mod spread;

@@ -2,7 +2,8 @@
 //!
 //! Three contenders in turns within one run: bare quinn and rustls, tuned as a node is; the same with the defaults of
 //! quinn, rustls and the system's allocator; and `handfast storm`, whose handshakes are signed, verified, stored, synced
-//! and receipted on both ends. With `--iroh` a fourth: iroh's endpoints with the bare exchange. Each has its load and its server in two processes on this machine. Figures are
+//! and receipted on both ends. With `--iroh` two more: iroh's endpoints with the bare exchange, as iroh comes (with ring)
+//! and with aws-lc-rs. Each has its load and its server in two processes on this machine. Figures are
 //! `median (min..max)` over the rounds; timings are shown, never asserted.
 #![allow(clippy::print_stdout, reason = "tables are what this program is for")]
 #![allow(clippy::cast_precision_loss)]
@@ -23,7 +24,8 @@ use serde_json::Value;
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 const COLUMNS: &[&str] = &["", "handshakes/s", "CPU us, both ends", "p50 us", "p99 us", "of the tuned rate"];
-const ROWS: [&str; 4] = ["bare quinn, tuned", "bare quinn, defaults", "handfast storm", "iroh, direct"];
+const ROWS: [&str; 5] =
+    ["bare quinn, tuned", "bare quinn, defaults", "handfast storm", "iroh, as it comes", "iroh, with aws-lc-rs"];
 const USAGE: &str = "\
 cargo bench -p handfast-benches --bench handshake -- [conditions [GROUP..]] [OPTIONS]
 
@@ -91,7 +93,10 @@ fn main() -> Result<()> {
     for _ in 0..options.rounds {
         let tuned = bare(&here, "tuned", &options)?;
         let default = bare(Path::new(env!("CARGO_BIN_EXE_bare-defaults")), "default", &options)?;
-        let iroh = options.iroh.as_deref().map(|iroh| bare(iroh, "default", &options)).transpose()?;
+        let iroh = match options.iroh.as_deref() {
+            Some(iroh) => vec![bare(iroh, "default", &options)?, bare(iroh, "tuned", &options)?],
+            None => Vec::new(),
+        };
         let storm = storm(&options)?;
         for (label, figures) in ROWS.into_iter().zip([tuned, default, storm].into_iter().chain(iroh)) {
             let [rate, cpu, p50, p99] = figures;

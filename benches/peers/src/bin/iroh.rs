@@ -1,21 +1,19 @@
 //! iroh with the exchange of the bare contenders of `--bench handshake`: mutual raw Ed25519 keys, 200 bytes there and
 //! back on one stream, one client identity; direct addresses, no relay, no discovery. Load and server are two processes.
 //!
-//! `iroh bare-client default COUNT CONCURRENCY` prints what the bare contenders print: rate, CPU of both ends for each
-//! exchange, p50 and p99 in microseconds. `--bench handshake -- --iroh PATH` takes turns with it.
+//! `iroh bare-client default|tuned COUNT CONCURRENCY` prints what the bare contenders print: rate, CPU of both ends for
+//! each exchange, p50 and p99 in microseconds. *Default* is iroh as it comes, with ring; *tuned* has the cryptography
+//! that handfast has, aws-lc-rs. `--bench handshake -- --iroh PATH` takes turns with both.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use handfast_benches::{Latencies, Stopwatch, rate, used_us};
+use handfast_benches::pair;
 use iroh::endpoint::{Incoming, presets};
 use iroh::{Endpoint, EndpointAddr, EndpointId, RelayMode};
-use tokio::task::JoinSet;
 
 const ALPN: &[u8] = b"bare/1";
 const MESSAGE_BYTES: usize = 200;
@@ -25,37 +23,31 @@ fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words[..] {
-        ["server"] => server(),
-        ["bare-client", "default", count, concurrency] => client(count.parse()?, concurrency.parse()?),
-        _ => bail!("iroh bare-client default COUNT CONCURRENCY"),
+        ["server", knobs] => pair::serve(start(knobs == "tuned")),
+        ["bare-client", knobs, count, concurrency] => client(knobs, [count.parse()?, concurrency.parse()?]),
+        _ => bail!("iroh bare-client default|tuned COUNT CONCURRENCY"),
     }
 }
 
-fn runtime() -> Result<tokio::runtime::Runtime> {
-    Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?)
-}
-
-async fn endpoint() -> Result<Endpoint> {
-    let builder = Endpoint::builder(presets::Minimal).relay_mode(RelayMode::Disabled).alpns(vec![ALPN.to_vec()]);
+async fn endpoint(tuned: bool) -> Result<Endpoint> {
+    let mut builder = Endpoint::builder(presets::Minimal).relay_mode(RelayMode::Disabled).alpns(vec![ALPN.to_vec()]);
+    if tuned {
+        builder = builder.crypto_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()));
+    }
     let builder = builder.clear_ip_transports().bind_addr(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
     Ok(builder.bind().await?)
 }
 
-/// Says who and where it is, serves until its standard input ends, and says what it has used.
-fn server() -> Result<()> {
-    runtime()?.block_on(async {
-        let endpoint = endpoint().await?;
-        let at = *endpoint.bound_sockets().first().context("bound to nothing")?;
-        println!("{} {at}", endpoint.id());
-        tokio::spawn(async move {
-            while let Some(incoming) = endpoint.accept().await {
-                tokio::spawn(answer(incoming));
-            }
-        });
-        tokio::task::spawn_blocking(|| std::io::stdin().read_to_end(&mut Vec::new())).await??;
-        println!("{}", used_us()?);
-        Ok(())
-    })
+async fn start(tuned: bool) -> Result<(String, impl Future<Output = ()> + Send + 'static)> {
+    let endpoint = endpoint(tuned).await?;
+    let at = *endpoint.bound_sockets().first().context("bound to nothing")?;
+    let hello = format!("{} {at}", endpoint.id());
+    let accepts = async move {
+        while let Some(incoming) = endpoint.accept().await {
+            tokio::spawn(answer(incoming));
+        }
+    };
+    Ok((hello, accepts))
 }
 
 async fn answer(incoming: Incoming) -> Result<()> {
@@ -68,53 +60,21 @@ async fn answer(incoming: Incoming) -> Result<()> {
     Ok(())
 }
 
-fn client(count: u64, concurrency: u64) -> Result<()> {
-    let mut server =
-        Command::new(std::env::current_exe()?).arg("server").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-    let mut said = BufReader::new(server.stdout.take().context("no output")?).lines();
-    let hello = said.next().context("the server says nothing")??;
-    let (id, at) = hello.split_once(' ').context("the server says something else")?;
-    let target = EndpointAddr::new(id.parse::<EndpointId>()?).with_ip_addr(at.parse()?);
-    let before = used_us()?;
-    let (latencies, time) = runtime()?.block_on(load(target, count, concurrency))?;
-    let own = used_us()? - before;
-    drop(server.stdin.take());
-    let servers: i64 = said.next().context("the server says nothing")??.parse()?;
-    server.wait()?;
-    let cpu = (own + servers) as f64 / count as f64;
-    println!("{} {cpu} {} {}", rate(count, time), latencies.us(0.5), latencies.us(0.99));
-    Ok(std::io::stdout().flush()?)
+fn client(knobs: &str, load: [u64; 2]) -> Result<()> {
+    let mut server = Command::new(std::env::current_exe()?);
+    let ends = async |hello: &str| {
+        let (id, at) = hello.split_once(' ').context("the server says something else")?;
+        let target = EndpointAddr::new(id.parse::<EndpointId>()?).with_ip_addr(at.parse()?);
+        let mut ends = Vec::new();
+        for _ in 0..CLIENT_ENDPOINTS {
+            ends.push((endpoint(knobs == "tuned").await?, target.clone()));
+        }
+        Ok(ends)
+    };
+    pair::client(server.args(["server", knobs]), load, ends, exchange)
 }
 
-async fn load(target: EndpointAddr, count: u64, concurrency: u64) -> Result<(Latencies, Duration)> {
-    let mut endpoints = Vec::new();
-    for _ in 0..CLIENT_ENDPOINTS {
-        endpoints.push(endpoint().await?);
-    }
-    let next = Arc::new(AtomicU64::new(0));
-    let began = Stopwatch::start();
-    let mut workers = JoinSet::new();
-    for worker in 0..concurrency {
-        let (target, next) = (target.clone(), next.clone());
-        let endpoint = endpoints[usize::try_from(worker)? % CLIENT_ENDPOINTS].clone();
-        workers.spawn(async move {
-            let mut latencies = Latencies::new();
-            while next.fetch_add(1, Ordering::Relaxed) < count {
-                let began = Stopwatch::start();
-                exchange(&endpoint, target.clone()).await?;
-                latencies.add(began.elapsed());
-            }
-            Ok::<_, anyhow::Error>(latencies)
-        });
-    }
-    let mut all = Latencies::new();
-    while let Some(latencies) = workers.join_next().await {
-        all.merge(&latencies??);
-    }
-    Ok((all, began.elapsed()))
-}
-
-async fn exchange(endpoint: &Endpoint, target: EndpointAddr) -> Result<()> {
+async fn exchange((endpoint, target): (Endpoint, EndpointAddr)) -> Result<()> {
     let connection = endpoint.connect(target, ALPN).await?;
     let (mut send, mut recv) = connection.open_bi().await?;
     send.write_all(&[7; MESSAGE_BYTES]).await?;
