@@ -17,7 +17,7 @@ use handfast_trust::sim::{
     AckBeforeSync, Fault, FaultPlan, InPlaceOverwrite, NoDirectorySync, NoFileSync, Rig, SMALL, SimDisk, Subsets,
     SyncRepeated,
 };
-use handfast_trust::{DamageFault, DiskErrorKind, DiskOp, Medium, StoreError, Tuning, remove_leftovers};
+use handfast_trust::{DamageFault, DiskErrorKind, DiskOp, GATHER_DELAY, Medium, StoreError, Tuning, remove_leftovers};
 
 /// What a run does; `n` varies its sizes.
 type Scenario<M> = fn(&mut Run<M>, n: u64);
@@ -174,7 +174,9 @@ fn run_one<M: Medium>(
     let batch_bytes_max = if name == "batch longer than a frame" { 900 } else { SMALL.batch_bytes_max };
     // With and without room allocated ahead.
     let allocation_bytes = if n % 2 == 0 { SMALL.allocation_bytes } else { 0 };
-    let tuning = Tuning { batch_bytes_max, allocation_bytes, ..SMALL };
+    // Whatever is changed gathers first, or is written at once.
+    let gather_delay = if n % 2 == 0 { Duration::ZERO } else { GATHER_DELAY };
+    let tuning = Tuning { batch_bytes_max, allocation_bytes, gather_delay, ..SMALL };
     let mut run = Run::create(&disk, wrap(disk.clone()), tuning);
     scenario(&mut run, n);
     explore(&run.recorder.take(), &run.history, n)

@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use handfast_tests::Draw;
 use handfast_trust::sim::{Blob, Fault, FaultPlan, Rig, SMALL, SimDisk};
-use handfast_trust::{Clock as _, DiskErrorKind, DiskOp, Next, Revision, Tuning, Urgency, remove_leftovers};
+use handfast_trust::{
+    Clock as _, DiskErrorKind, DiskOp, GATHER_DELAY, Next, Revision, Tuning, Urgency, remove_leftovers,
+};
 
 type Records = BTreeMap<u64, Vec<u8>>;
 
@@ -48,6 +50,7 @@ impl Life {
             allocation_bytes: draw.of(&[0, 700, 4_096]),
             checkpoint_bytes_min: draw.of(&[500, 2_000, 8_000]),
             batch_bytes_max: draw.of(&[200, 1_000, 1 << 20]),
+            gather_delay: draw.of(&[Duration::ZERO, GATHER_DELAY]),
             ..SMALL
         };
         let disk = SimDisk::of(BTreeMap::new(), draw.of(&[512, 4_096]));

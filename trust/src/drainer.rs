@@ -211,8 +211,7 @@ impl<M: Medium> Drainer<M> {
 
     /// Steps whenever it is time to, until it is stopped.
     pub(crate) fn run(&mut self, clock: &dyn Clock) -> FinalReport {
-        let (mut awake, mut company) = (Stay::default(), Stay::default());
-        let mut joined = false;
+        let mut awake = Stay::default();
         loop {
             let timeout = match self.step(clock.now()) {
                 Next::Now => continue,
@@ -222,19 +221,11 @@ impl<M: Medium> Drainer<M> {
             };
             // Tasks do something else while they wait: beside them, a processor that is kept awake is only taken away.
             let for_threads = self.lanes.iter_mut().fold(false, |any, lane| lane.was_wanted() | any);
-            // Whoever came while the disk was at work could have been in the same write.
-            company.was_worth_while(for_threads && (joined || self.is_waited_for()));
-            // Whoever changes one thing after another comes back sooner than this thread could be woken.
+            // Whoever changes one thing after another, and waits, is sooner back than this thread could be woken.
             let (bell, idle) = (self.site.bell(), clock.now());
             let rung = awake.watch(|| bell.clear()) || bell.wait(timeout.map(|when| when.since(clock.now())));
             awake.was_worth_while(for_threads && rung && clock.now().since(idle) <= AWAKE_WORTH);
-            // Whoever changes several things and then waits has them written together.
-            joined = rung && company.watch(|| self.is_waited_for());
         }
-    }
-
-    fn is_waited_for(&self) -> bool {
-        self.stop.stop.load(Ordering::Acquire) || self.lanes.iter().any(|lane| lane.is_waited_for())
     }
 
     fn end(&mut self, now: Monotonic) -> Next {

@@ -49,7 +49,7 @@ pub use error::{DamageFault, DiskError, DiskErrorKind, DiskOp, DurabilityError, 
 pub use floor::{FLOOR_FILE, Floor};
 pub use health::{DEGRADED_AFTER, DEGRADED_FAILURES, DegradedReason, HealthCell, StorageHealth};
 pub use hold::{HOLD_BUCKETS, HoldTimesSnapshot, hold_bucket_end};
-pub use lane::{LAZY_DELAY, Log};
+pub use lane::{GATHER_DELAY, LAZY_DELAY, Log, TASK_DISTANCE};
 pub use lock::{DirectoryLock, LOCK_FILE, LockError, LockOwner, lock_owner};
 pub use log_file::ALLOCATION_BYTES;
 pub use medium::{Clock, Medium, MediumFile, Monotonic};

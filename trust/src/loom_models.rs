@@ -26,9 +26,9 @@ use crate::passes::{Open as PassOpen, Passes};
 use crate::record::{FileKind, Index, Record, RecordFault, Revision};
 use crate::recover::create;
 use crate::seeded::SeededState;
-use crate::signals::{Durable, Publisher};
+use crate::signals::{Durable, Publisher, Waited};
 use crate::sim::{Blob, Fault, FaultPlan, SMALL, SimDisk};
-use crate::site::Site;
+use crate::site::{Site, Tuning};
 use crate::store::Store;
 use crate::sync::Bell;
 use crate::table::{Table, Urgency};
@@ -38,6 +38,12 @@ type Peer = Blob<2>;
 
 const CHILD: &str = "HANDFAST_LOOM_CHILD";
 const FOREVER: Duration = Duration::MAX;
+
+/// Changes are written at once,
+const AT_ONCE: Duration = Duration::ZERO;
+
+/// or when somebody waits for them and at no other time.
+const WHEN_WAITED_FOR: Duration = Duration::from_secs(1 << 40);
 
 /// A clock that is five seconds further at every look.
 #[derive(Default)]
@@ -56,9 +62,10 @@ struct World {
     drainer: Drainer<SimDisk>,
 }
 
-fn world() -> World {
+fn world(gather_delay: Duration) -> World {
     let disk = SimDisk::default();
-    let site = Site::new([1; 32], [2; 32], Arc::new(Hurry::default())).with_tuning(SMALL);
+    let tuning = Tuning { gather_delay, ..SMALL };
+    let site = Site::new([1; 32], [2; 32], Arc::new(Hurry::default())).with_tuning(tuning);
     let mut medium = disk.clone();
     let opened = create::<Peer, _>(&mut medium, &site).unwrap();
     let mut drainer = Drainer::new(medium, &site, crate::Floor::default());
@@ -104,8 +111,8 @@ fn must_fail(test: &str, how: &str, model: impl Fn() + Send + Sync + 'static) {
 
 // ACK: whoever is told that a revision is durable finds it on the disk; nobody waits for ever.
 
-fn acknowledged_is_on_the_disk(faults: Option<FaultPlan>) {
-    let World { disk, store, stop, mut drainer } = world();
+fn acknowledged_is_on_the_disk(gather_delay: Duration, faults: Option<FaultPlan>) {
+    let World { disk, store, stop, mut drainer } = world(gather_delay);
     disk.set_faults(faults);
     let drain = thread::spawn(move || drainer.run(&Hurry::default()));
     let change = |key: u64, future: bool| {
@@ -137,7 +144,12 @@ fn acknowledged_is_on_the_disk(faults: Option<FaultPlan>) {
 
 #[test]
 fn two_changers_and_the_drainer() {
-    explore(|| acknowledged_is_on_the_disk(None));
+    explore(|| acknowledged_is_on_the_disk(AT_ONCE, None));
+}
+
+#[test]
+fn two_waiters_that_the_drainer_has_not_expected() {
+    explore_within(2, || acknowledged_is_on_the_disk(WHEN_WAITED_FOR, None));
 }
 
 #[test]
@@ -145,7 +157,7 @@ fn two_changers_and_a_write_that_fails() {
     let fault = Fault::Error(DiskErrorKind::Io);
     for only in [DiskOp::Write, DiskOp::Sync] {
         let plan = FaultPlan { from: 0, count: 1, fault, only: Some(only) };
-        explore(move || acknowledged_is_on_the_disk(Some(plan)));
+        explore_within(2, move || acknowledged_is_on_the_disk(AT_ONCE, Some(plan)));
     }
 }
 
@@ -154,7 +166,7 @@ fn two_changers_and_a_write_that_fails() {
 #[test]
 fn a_cancelled_waiter_loses_nothing() {
     explore(|| {
-        let World { store, stop, mut drainer, .. } = world();
+        let World { store, stop, mut drainer, .. } = world(AT_ONCE);
         let drain = thread::spawn(move || drainer.run(&Hurry::default()));
         let revision = put(&store, 1);
         let cancelled = store.clone();
@@ -172,7 +184,7 @@ fn a_cancelled_waiter_loses_nothing() {
 #[test]
 fn a_stop_is_never_lost() {
     explore(|| {
-        let World { disk, store, stop, mut drainer } = world();
+        let World { disk, store, stop, mut drainer } = world(AT_ONCE);
         let changer = store.clone();
         let change = thread::spawn(move || {
             let revision = put(&changer, 1);
@@ -354,6 +366,7 @@ enum Mistake {
     TokenAfterDirty,
     CurrentRevision,
     StopAfterLook,
+    SilentWaiter,
 }
 
 struct Parts {
@@ -364,7 +377,7 @@ struct Parts {
     stop: Arc<AtomicBool>,
 }
 
-/// What `Drainer::run` comes down to, with the disk as a number.
+/// What `Drainer::run` comes down to, with the disk as a number, for changes that are written when somebody waits.
 fn drain(parts: &Parts, mistake: Mistake) {
     loop {
         let mut stop = false;
@@ -375,6 +388,10 @@ fn drain(parts: &Parts, mistake: Mistake) {
         } else if mistake != Mistake::TokenAfterDirty {
             parts.bell.clear();
             stop = parts.stop.load(Ordering::Acquire);
+        }
+        if !stop && parts.publisher.waited() == Waited::Nobody {
+            parts.bell.wait(None);
+            continue;
         }
         let taken = parts.store.take_dirty();
         if mistake == Mistake::TokenAfterDirty {
@@ -411,7 +428,11 @@ fn mistaken(mistake: Mistake) {
         let (store, written) = (store.clone(), Arc::clone(&written));
         move || {
             let revision = put(&store, key);
-            assert_eq!(store.durable().reached_blocking(revision, FOREVER), Ok(()));
+            let told = match mistake {
+                Mistake::SilentWaiter => store.durable().reached_silently(revision),
+                _ => store.durable().reached_blocking(revision, FOREVER),
+            };
+            assert_eq!(told, Ok(()));
             assert!(written.load(SeqCst) >= revision.0, "acknowledged and not written");
         }
     };
@@ -434,6 +455,11 @@ fn mistake_token_taken_after_dirty() {
 }
 
 #[test]
+fn mistake_waiter_does_not_ring() {
+    must_fail("mistake_waiter_does_not_ring", "deadlock", || mistaken(Mistake::SilentWaiter));
+}
+
+#[test]
 fn mistake_current_revision_acknowledged() {
     must_fail("mistake_current_revision_acknowledged", "acknowledged and not written", || {
         mistaken(Mistake::CurrentRevision)
@@ -448,7 +474,7 @@ fn mistake_wake_up_lost_at_stop() {
 // A waiter is woken by every success, and asks whether it was its own.
 
 fn woken_by_an_earlier_success(careless: bool) {
-    let (durable, publisher) = Durable::new(Revision::ZERO);
+    let (durable, publisher) = Durable::new(Revision::ZERO, Bell::new());
     let reached = Arc::new(PlainU64::new(0));
     let waiter = {
         let (durable, reached) = (durable.clone(), Arc::clone(&reached));
@@ -479,7 +505,7 @@ fn mistake_woken_by_an_earlier_success() {
 fn steps_do_not_wait_for_a_clock() {
     // What the models rely on: with this clock no step asks for a moment that is not past.
     explore(|| {
-        let World { store, mut drainer, .. } = world();
+        let World { store, mut drainer, .. } = world(AT_ONCE);
         put(&store, 1);
         let clock = Hurry::default();
         assert_eq!(drainer.step(clock.now()), Next::Idle);

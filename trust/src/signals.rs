@@ -5,6 +5,10 @@
 //! hears `Failed` only for an attempt that covered r and failed after the wait began. Wakers run after the lock's
 //! release. Dropping a waiter frees its place and takes nothing from anybody.
 //!
+//! The drainer may let changes wait that nobody waits for. So the first waiter rings the bell, and the first thread that
+//! does; those after them need not: until what those wait for is durable, the drainer knows that it is waited for. What
+//! it knows is written and read under the lock, before the ring and after the token is taken: no waiter is overlooked.
+//!
 //! Not here: who writes (`drainer`), what a revision contains (`table`).
 
 use std::collections::BTreeMap;
@@ -16,7 +20,7 @@ use std::time::Duration;
 
 use crate::error::{DiskErrorKind, DurabilityError};
 use crate::record::Revision;
-use crate::sync::{Apart, AtomicU64, Monitor, Ordering, watch};
+use crate::sync::{Apart, AtomicU64, Bell, Monitor, Ordering, watch};
 
 /// How long a thread that waits stays awake: a few hundred microseconds at most, in which a good disk syncs.
 const WATCH_PAUSES_MAX: u32 = 8_192;
@@ -30,16 +34,29 @@ pub struct Durable {
 #[derive(Debug)]
 struct Shared {
     durable: Apart<AtomicU64>,
-    /// The newest revision that a thread has waited for; tasks have something else to do meanwhile.
-    wanted: Apart<AtomicU64>,
     waiting: Apart<Monitor<Waiting>>,
+    bell: Bell,
 }
 
 #[derive(Debug, Default)]
 struct Waiting {
     next_ticket: u64,
     places: BTreeMap<(Revision, u64), Place>,
+    /// The newest revision that anybody has waited for,
+    wanted: Revision,
+    /// and the newest that a thread has: tasks have something else to do meanwhile.
+    wanted_by_threads: Revision,
     stopped: bool,
+}
+
+/// Who waits for what is not durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Waited {
+    Nobody,
+    /// They do something else meanwhile.
+    Tasks,
+    /// Perhaps tasks as well.
+    Threads,
 }
 
 #[derive(Debug, Default)]
@@ -49,10 +66,11 @@ struct Place {
 }
 
 impl Durable {
-    pub(crate) fn new(durable: Revision) -> (Self, Publisher) {
-        let (durable, wanted) = (Apart(AtomicU64::new(durable.0)), Apart(AtomicU64::new(0)));
-        let shared = Arc::new(Shared { durable, wanted, waiting: Apart(Monitor::new(Waiting::default())) });
-        (Self { shared: Arc::clone(&shared) }, Publisher { shared, seen: 0 })
+    /// `bell` wakes who writes.
+    pub(crate) fn new(durable: Revision, bell: Bell) -> (Self, Publisher) {
+        let durable = Apart(AtomicU64::new(durable.0));
+        let shared = Arc::new(Shared { durable, waiting: Apart(Monitor::new(Waiting::default())), bell });
+        (Self { shared: Arc::clone(&shared) }, Publisher { shared })
     }
 
     /// The newest revision that a power cut cannot take back. Does not wait.
@@ -102,15 +120,19 @@ impl Shared {
         if self.durable() >= revision {
             return 0;
         }
-        self.waiting.with(|waiting| {
+        let (ticket, is_first) = self.waiting.with(|waiting| {
             waiting.next_ticket += 1;
             let ticket = waiting.next_ticket;
             waiting.places.insert((revision, ticket), Place::default());
-            if is_thread && self.wanted.load(Ordering::Relaxed) < revision.0 {
-                self.wanted.store(revision.0, Ordering::Relaxed);
-            }
-            ticket
-        })
+            let durable = self.durable();
+            let before = waiting.waited(durable);
+            waiting.want(revision, is_thread);
+            (ticket, waiting.waited(durable) != before)
+        });
+        if is_first {
+            self.bell.ring();
+        }
+        ticket
     }
 
     /// What a waiter is told now, or nothing yet. `durable` is stored before the places are woken under the lock, so
@@ -167,10 +189,18 @@ impl Drop for Reached {
     }
 }
 
-/// A planted mistake, for the model that must notice it.
+/// Planted mistakes, for the models that must notice them.
 #[cfg(test)]
 #[cfg(handfast_loom)]
 impl Durable {
+    /// Waits, and leaves it to others to ring.
+    pub(crate) fn reached_silently(&self, revision: Revision) -> Result<(), DurabilityError> {
+        self.shared.waiting.with(|waiting| waiting.want(revision, true));
+        let reached = |_: &mut Waiting| (self.current() >= revision).then_some(());
+        self.shared.waiting.wait_until(Duration::MAX, reached);
+        Ok(())
+    }
+
     /// Takes any success for its own.
     pub(crate) fn woken_at_all(&self) -> Result<(), DurabilityError> {
         let progress = |_: &mut Waiting| (self.current() > Revision::ZERO).then_some(());
@@ -183,8 +213,6 @@ impl Durable {
 #[derive(Debug)]
 pub(crate) struct Publisher {
     shared: Arc<Shared>,
-    /// What of `wanted` has been told.
-    seen: u64,
 }
 
 impl Publisher {
@@ -192,24 +220,18 @@ impl Publisher {
         self.shared.durable()
     }
 
-    /// Whether a thread has begun to wait since this was asked last.
-    pub(crate) fn was_wanted(&mut self) -> bool {
-        let wanted = self.shared.wanted.load(Ordering::Relaxed);
-        std::mem::replace(&mut self.seen, wanted) != wanted
+    /// Who waits for what is not durable yet, or has until a moment ago.
+    pub(crate) fn waited(&self) -> Waited {
+        self.shared.waiting.with(|waiting| waiting.waited(self.shared.durable()))
     }
 
-    /// Whether a thread waits for what is not durable yet.
-    pub(crate) fn is_waited_for(&self) -> bool {
-        self.shared.wanted.load(Ordering::Relaxed) > self.shared.durable().0
-    }
-
-    /// Every step of one attempt that covered `revision` has succeeded.
-    pub(crate) fn durable(&self, revision: Revision) {
+    /// Every step of one attempt that covered `revision` has succeeded. Returns how many tasks it woke.
+    pub(crate) fn durable(&self, revision: Revision) -> usize {
         if self.shared.durable() >= revision {
-            return;
+            return 0;
         }
         self.shared.durable.store(revision.0, Ordering::Release);
-        self.wake(|waiting| waiting.wakers(revision));
+        self.wake(|waiting| waiting.wakers(revision))
     }
 
     /// An attempt that covered `revision` failed.
@@ -230,12 +252,10 @@ impl Publisher {
         });
     }
 
-    fn wake(&self, f: impl FnOnce(&mut Waiting) -> Vec<Waker>) {
+    fn wake(&self, f: impl FnOnce(&mut Waiting) -> Vec<Waker>) -> usize {
         let wakers = self.shared.waiting.with(f);
         self.shared.waiting.notify_all();
-        for waker in wakers {
-            waker.wake();
-        }
+        wakers.into_iter().map(Waker::wake).count()
     }
 }
 
@@ -246,6 +266,21 @@ impl Drop for Publisher {
 }
 
 impl Waiting {
+    fn want(&mut self, revision: Revision, is_thread: bool) {
+        self.wanted = self.wanted.max(revision);
+        if is_thread {
+            self.wanted_by_threads = self.wanted_by_threads.max(revision);
+        }
+    }
+
+    fn waited(&self, durable: Revision) -> Waited {
+        match (self.wanted > durable, self.wanted_by_threads > durable) {
+            (_, true) => Waited::Threads,
+            (true, false) => Waited::Tasks,
+            (false, false) => Waited::Nobody,
+        }
+    }
+
     fn covered(&mut self, revision: Revision) -> impl Iterator<Item = &mut Place> {
         self.places.range_mut(..=(revision, u64::MAX)).map(|(_, place)| place)
     }

@@ -6,16 +6,18 @@
 //! Not here: the directory itself (`medium`).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
 use crate::frame::MAX_PAYLOAD_BYTES;
+use crate::lane::{GATHER_DELAY, TASK_DISTANCE};
 use crate::log_file::ALLOCATION_BYTES;
 use crate::medium::Clock;
 use crate::sync::{Bell, Lock};
 
-/// Sizes that a suite makes small, so that small files go through everything. None of them is part of the format.
+/// Sizes and times that a suite makes small, so that small files go through everything. None of them is part of the format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tuning {
     /// How much is allocated at a time; at most [`ALLOCATION_BYTES`].
@@ -26,6 +28,10 @@ pub struct Tuning {
     pub batch_bytes_max: usize,
     /// How much a checkpoint writes before it asks the system to begin writing it back, so that its sync is short.
     pub writeback_every_bytes: u64,
+    /// How long critical changes may wait for company while nobody waits for them: [`GATHER_DELAY`].
+    pub gather_delay: Duration,
+    /// From one write that several tasks wait for to the next: [`TASK_DISTANCE`].
+    pub task_distance: Duration,
 }
 
 impl Default for Tuning {
@@ -35,6 +41,8 @@ impl Default for Tuning {
             checkpoint_bytes_min: 4 << 20,
             batch_bytes_max: MAX_PAYLOAD_BYTES,
             writeback_every_bytes: 1 << 20,
+            gather_delay: GATHER_DELAY,
+            task_distance: TASK_DISTANCE,
         }
     }
 }

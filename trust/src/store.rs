@@ -1,7 +1,7 @@
 //! A table with its lock, its index and its signals.
 //!
 //! ```text
-//! write:  lock -> change the table, update the index -> unlock -> ring the bell
+//! write:  lock -> change the table, update the index -> unlock -> ring the bell, if this is the first that it owes
 //! ```
 //!
 //! Invariants: access is by closure, and what runs inside touches a bounded number of records and does no I/O, no
@@ -49,7 +49,7 @@ impl<R: Record> Store<R> {
     /// A store around a table of which the disk holds everything up to `durable`.
     pub(crate) fn new(table: Table<R>, durable: Revision, bell: Bell, clock: Arc<dyn Clock>) -> (Self, Publisher) {
         let revision = table.revision();
-        let (durable, publisher) = Durable::new(durable);
+        let (durable, publisher) = Durable::new(durable, bell.clone());
         let shared = Shared {
             index: Arc::clone(table.index()),
             table: Apart(Lock::new(table)),

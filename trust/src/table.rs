@@ -49,9 +49,9 @@ const EXPECTED_RECORDS_MAX: u64 = 1 << 20;
 /// How soon a change must be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Urgency {
-    /// At once: somebody waits for it, or losing it would be a broken promise.
+    /// At once if somebody waits for it, else within milliseconds: losing it would be a broken promise.
     Critical,
-    /// Within a second, together with whatever else there is by then.
+    /// Within a second, together with whatever else there is by then; sooner if somebody waits for it.
     Lazy,
 }
 
@@ -203,8 +203,9 @@ impl<R: Record> Table<R> {
     fn begin_change(&mut self, urgency: Urgency) {
         self.revision = self.revision.next();
         let critical = urgency == Urgency::Critical;
+        // Of those after the first the drainer knows.
+        self.ring |= self.dirty.is_empty() || critical && !self.critical;
         self.critical |= critical;
-        self.ring |= critical || self.dirty.is_empty();
     }
 
     fn hash(&self, key: &R::Key) -> u64 {

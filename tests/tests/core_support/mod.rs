@@ -7,7 +7,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::{Arc, Mutex};
 
 use handfast_trust::sim::{CrashPoint, Rig, SMALL, SimDisk, Subsets};
-use handfast_trust::{Durable, Medium, Revision, StoreError, Tuning};
+use handfast_trust::{Durable, GATHER_DELAY, Medium, Revision, StoreError, Tuning};
 
 /// What the power may be cut at: what the disk holds, what had been acknowledged by the time of the next operation,
 /// and how far the memory had come.
@@ -123,8 +123,10 @@ impl<M: Medium> Run<M> {
         self.remember();
     }
 
+    /// Two steps are as long as changes gather.
     pub(crate) fn step(&mut self) {
         self.rig.step();
+        self.rig.clock.advance(GATHER_DELAY / 2);
     }
 
     fn remember(&mut self) {

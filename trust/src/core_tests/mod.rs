@@ -3,6 +3,7 @@
 mod damage;
 mod faults;
 mod format;
+mod gathering;
 mod running;
 mod tables;
 mod tools;

@@ -20,12 +20,14 @@ pub type RigBlob = Blob<1>;
 /// The owner of the rig's files.
 pub const RIG_OWNER: [u8; 32] = [7; 32];
 
-/// Sizes that make a checkpoint of a few records.
+/// Sizes that make a checkpoint of a few records; what is changed is written at once.
 pub const SMALL: Tuning = Tuning {
     allocation_bytes: 2_048,
     checkpoint_bytes_min: 2_048,
     batch_bytes_max: 1 << 20,
     writeback_every_bytes: 4_096,
+    gather_delay: Duration::ZERO,
+    task_distance: Duration::ZERO,
 };
 
 /// One store, its drainer, and the world around them.

@@ -84,8 +84,9 @@ fn sessions_of_a_dead_run_are_orphaned_once_in_one_batch() {
         assert_eq!(state(&sessions, number), SessionState::Closed { reason: EndReason::Orphaned, at: NOON.plus(9) });
     }
     assert_eq!(state(&sessions, 5), SessionState::Closed { reason: EndReason::PeerClosed, at: NOON.plus(1) });
-    // Nobody waits for company: one step makes all of it durable.
+    // Somebody waits: one step makes all of it durable.
     assert!(sessions.durable().current() < revision);
+    let _waits = sessions.durable().reached(revision);
     drainer.step(Monotonic::default());
     assert_eq!(sessions.durable().current(), revision);
     drop((sessions, drainer));
