@@ -1,7 +1,7 @@
 //! Every state of both join machines against every input, as text: what comes out, and the state after it.
 //!
-//! No cell may be empty or panic; no reply leaves the host and no request follows a certificate except from a state
-//! that only `Durable` leads to.
+//! No cell may be empty or panic; no reply leaves the host except from a state that only `Durable` leads to, and no
+//! members are kept behind a certificate and expulsions that are not durable.
 #![allow(clippy::unwrap_used, reason = "a test ends where a value is not what it must be")]
 
 use std::fmt::Write;
@@ -166,12 +166,12 @@ fn joiner_states() -> Vec<(Errand, Vec<JoinerInput>)> {
     let whole = [
         page(certified(membership(0, NETWORK))),
         kept.clone(),
-        durable.clone(),
         page(notices(vec![notice(1, NETWORK)], true)),
         kept.clone(),
         page(notices(vec![notice(2, NETWORK)], false)),
         kept.clone(),
         page(roster(vec![entry(1)], true)),
+        durable.clone(),
         kept.clone(),
         page(roster(vec![entry(2)], false)),
         kept,
@@ -308,6 +308,9 @@ fn the_joiner_answers_every_input_in_every_state() {
             assert_eq!(machine.is_finished(), matches!(output, JoinerOutput::Finish(_)), "{name}");
             let ends_well = matches!(output, JoinerOutput::Finish(Ok(())));
             assert!(!ends_well || at.state_name() == "AwaitAllDurable", "an end from {}", at.state_name());
+            let kept = matches!(output, JoinerOutput::Keep(Brought::Members(_)));
+            let confirmed = state.1.iter().any(|input| matches!(input, JoinerInput::Durable(_)));
+            assert!(!kept || confirmed || at.state_name() == "AwaitReliable", "members from {}", at.state_name());
             outcomes.push((name, joiner_output(output), machine.state_name()));
         }
         rows(&mut table, &outcomes);

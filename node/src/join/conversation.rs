@@ -3,7 +3,8 @@
 //! Redemption, host side, and what a crash leaves after each step: request read (nothing); decided, which stores
 //! redemption, use and membership as one change (nothing, until that is durable); durable (the same key gets the same
 //! certificate again); decided afresh; replied. Joiner side: certificate read (nothing: asking again gets the same);
-//! kept; durable (the join is resumed without the ticket); notices and roster kept; all durable; done.
+//! kept; notices kept and the first page of the roster read, while the disk takes both; durable (the join is resumed
+//! without the ticket); roster kept; all durable; done.
 //!
 //! Each step is told at TRACE with its name, as `step`: the suite that kills either side at every step holds it there.
 //!
@@ -23,7 +24,7 @@ use handfast_protocol::limits::{
 };
 use handfast_protocol::stream::{Head, StreamKind};
 use handfast_protocol::ticket::SecretBytes;
-use handfast_protocol::{PeerId, SignedAddressRecord};
+use handfast_protocol::{MembershipFault, PeerId, SignedAddressRecord, UnixMillis};
 use handfast_trust::networks::Joined;
 use handfast_trust::peers;
 use handfast_trust::{NetworkRefusal, Revision};
@@ -39,6 +40,8 @@ use crate::transport::canonical;
 
 /// Pages that are checked at the same time.
 const VERIFY_MAX: usize = 2;
+/// Members of a page that are checked, and then met, while the next are checked.
+const MET_AT_ONCE: usize = 4;
 static VERIFY: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(VERIFY_MAX)));
 
 /// Why a conversation failed.
@@ -164,6 +167,7 @@ async fn keep(
                 Err(_) => return Ok(JoinerInput::NotBelieved),
             },
         },
+        Brought::Notices(notices) if notices.is_empty() => return Ok(JoinerInput::Kept(0)),
         Brought::Notices(notices) => {
             let networks = engine.networks.clone();
             match checked(move || networks.learn_notices(&notices)).await {
@@ -172,24 +176,16 @@ async fn keep(
                 None => return Err(JoinFault::Closed.into()),
             }
         }
-        Brought::Members(entries) => {
+        Brought::Members(mut entries) => {
             let work = engine.clone();
             // Of a neighbour on this machine we hear of other neighbours.
             let local_too =
                 engine.config.dial_local_addresses || canonical(link.connection.remote_address()).ip().is_loopback();
             let host = link.peer;
+            // The host first: it has to know where we are before the roster is read again.
+            entries.sort_by_key(|entry| entry.membership.member() != host);
             let learnt = checked(move || {
-                let changed = work.networks.learn(entries.iter().map(|entry| &entry.membership), now)?;
-                // Nothing is promised of members: nobody waits for the disk.
-                work.membership_changed(&changed.affected);
-                take_addresses(&work, &entries, local_too);
-                // While the next page is read, these are met. The host is met on this connection.
-                for member in entries.iter().map(|entry| &entry.membership) {
-                    if member.member() != host {
-                        work.enlist(member.network(), member.member());
-                    }
-                }
-                Ok::<_, handfast_protocol::MembershipFault>(())
+                entries.chunks(MET_AT_ONCE).try_for_each(|entries| meet(&work, entries, local_too, now))
             });
             return match learnt.await {
                 Some(Ok(())) => Ok(JoinerInput::Kept(0)),
@@ -203,6 +199,18 @@ async fn keep(
     // it, which are written at leisure.
     let revision = if changed.affected.is_empty() { 0 } else { changed.revision.0 };
     Ok(JoinerInput::Kept(revision))
+}
+
+/// Learns of members, and lets the rule grant to them: they are met while the next are checked, and the next page is read.
+/// Nothing is promised of them: nobody waits for the disk.
+fn meet(engine: &Engine, entries: &[RosterEntry], local_too: bool, now: UnixMillis) -> Result<(), MembershipFault> {
+    let changed = engine.networks.learn(entries.iter().map(|entry| &entry.membership), now)?;
+    engine.membership_changed(&changed.affected);
+    take_addresses(engine, entries, local_too);
+    for member in entries.iter().map(|entry| &entry.membership) {
+        engine.enlist(member.network(), member.member());
+    }
+    Ok(())
 }
 
 /// Runs a check off the workers. `None`: the node is stopping, or the check died.

@@ -8,9 +8,10 @@
 //!
 //! A join, step by step: dial the inviter, pinned by the ticket; redeem; read expulsions and roster; exchange with the
 //! inviter, so that it has our address for whoever joins after us; read the roster again, which now has everybody who
-//! could not find us on it. As soon as a page of it is here, the network's rule grants to the members on it, and the rest
-//! is the outbox's, which is bounded, retries with backoff and flies singly. Of two that join at once, the one whose second reading came later
-//! has found the other: both redemptions and both addresses come before either's second reading ends.
+//! could not find us on it. As soon as some of a page are checked, the network's rule grants to them, and the rest is the
+//! outbox's, which is bounded, retries with backoff and flies singly: the inviter is the first of its page, and is asked
+//! over the connection that it is read from. Of two that join at once, the one whose second reading came later has found
+//! the other: both redemptions and both addresses come before either's second reading ends.
 //!
 //! Invariant: once the certificate is durable, nothing that an operator does is needed any more (`upkeep`).
 
@@ -23,7 +24,7 @@ use std::time::Duration;
 
 use handfast_protocol::exchange::ExchangeFault;
 use handfast_protocol::join::{Errand, JoinFault};
-use handfast_protocol::{Address, NetworkId, PeerId, Ticket};
+use handfast_protocol::{Address, CloseCode, NetworkId, PeerId, Ticket};
 use handfast_trust::networks::Joined;
 use handfast_trust::trust_record::TrustState;
 use handfast_trust::{Backoff, NetworkRefusal, RetryPolicy};
@@ -32,7 +33,6 @@ use rand::rngs::StdRng;
 use self::conversation::{ConversationFault, converse};
 use crate::clock::unix_now;
 use crate::control::api::{JoinFailure, JoinReply};
-use crate::driver;
 use crate::engine::{ContactFault, Engine};
 use crate::registry::Link;
 use crate::transport::{CloseReason, DialError};
@@ -146,7 +146,7 @@ impl Engine {
         // Who does not answer over this connection, also a session, may have started anew: the next try dials.
         let is_dead = matches!(outcome, Err(JoinError::Conversation(JoinFault::TimedOut | JoinFault::Closed)));
         if outcome.is_err() && (is_dead || !link.is_session()) {
-            link.retire(handfast_protocol::CloseCode::Done);
+            link.retire(CloseCode::Done);
         }
         outcome
     }
@@ -168,13 +168,14 @@ impl Engine {
 
     /// The rest of a join, over a connection with a member whose membership is known.
     async fn meet(self: &Arc<Engine>, network: NetworkId, link: &Arc<Link>) -> Result<(), JoinError> {
-        // Where its rule has no budget left, the peer is asked all the same, and finds our address.
-        if let Ok(updated) = self.book.enlist(link.peer, network, unix_now()) {
-            self.settle(link.peer, &updated);
-        }
-        let exchanged = driver::initiate(self, link).await;
+        // The outbox is about to, or has, since its membership was read; where its rule has no budget left, the peer is
+        // asked all the same, and finds our address. What fails here is the outbox's to try again.
+        let asked = self.contact(link.peer, true).await;
+        tracing::debug!(peer = %link.peer.short(), result = ?asked, "the inviter was asked");
         let read = self.read_roster(network, link).await;
-        self.after_exchange(link, &exchanged, true);
+        if !link.is_session() {
+            link.retire(CloseCode::Done);
+        }
         read?;
         self.enlist_members(network).await;
         self.networks.roster_is_read(network).map_err(JoinError::Network)?;

@@ -1,4 +1,7 @@
 //! The opener's side: a certificate first, where one is asked for; then the expulsions, then the roster, page by page.
+//!
+//! While the disk takes the certificate and the expulsions, the first page of the roster is on its way; it is given to
+//! be kept, and its members to be met, only when they are durable.
 
 use super::{
     JoinAnswer, JoinAsk, JoinFault, JoinReply, JoinRequest, NoticePage, Patience, RosterEntry, RosterPage, SecretBytes,
@@ -81,33 +84,42 @@ pub struct Joiner {
     roster: bool,
     /// What must be durable before all is done.
     revision: u64,
+    /// What must be durable before members are kept: our certificate, and the expulsions.
+    relied_on: u64,
+    /// What the disk has confirmed.
+    durable: u64,
     requests: u32,
     state: State,
 }
 
 #[derive(Debug)]
 enum State {
-    AwaitCertificate { renewal: bool },
-    AwaitNotices { membership: Box<Membership>, after: Option<PeerId> },
-    AwaitRoster { membership: Box<Membership>, after: Option<PeerId> },
+    AwaitCertificate {
+        renewal: bool,
+    },
+    AwaitNotices {
+        membership: Box<Membership>,
+        after: Option<PeerId>,
+    },
+    AwaitRoster {
+        membership: Box<Membership>,
+        after: Option<PeerId>,
+    },
     AwaitKept(Next),
-    AwaitDurable { revision: u64, next: Next },
+    /// A page is here, what its members rest on is not durable yet.
+    AwaitReliable {
+        entries: Vec<RosterEntry>,
+        next: Next,
+    },
+    AwaitAllDurable,
     Finished,
 }
 
 /// What follows when what was brought is stored.
 #[derive(Debug)]
 enum Next {
-    /// Our certificate must be durable before anything rests on it.
-    Certified(Box<Membership>),
-    Notices {
-        membership: Box<Membership>,
-        after: PeerId,
-    },
-    Roster {
-        membership: Box<Membership>,
-        after: Option<PeerId>,
-    },
+    Notices { membership: Box<Membership>, after: Option<PeerId> },
+    Roster { membership: Box<Membership>, after: Option<PeerId> },
     End,
 }
 
@@ -132,14 +144,14 @@ impl Joiner {
             }
         };
         let first = SecretBytes::from(frame(request));
-        (Joiner { me, network, roster, revision: 0, requests: 1, state }, first)
+        (Joiner { me, network, roster, revision: 0, relied_on: 0, durable: 0, requests: 1, state }, first)
     }
 
     /// Which deadline runs now.
     pub fn patience(&self) -> Patience {
         match self.state {
             State::AwaitCertificate { .. } | State::AwaitNotices { .. } | State::AwaitRoster { .. } => Patience::Frame,
-            State::AwaitDurable { .. } => Patience::Disk,
+            State::AwaitReliable { .. } | State::AwaitAllDurable => Patience::Disk,
             State::AwaitKept(_) | State::Finished => Patience::Own,
         }
     }
@@ -157,8 +169,8 @@ impl Joiner {
             State::AwaitNotices { .. } => "AwaitNotices",
             State::AwaitRoster { .. } => "AwaitRoster",
             State::AwaitKept(_) => "AwaitKept",
-            State::AwaitDurable { next: Next::End, .. } => "AwaitAllDurable",
-            State::AwaitDurable { .. } => "AwaitDurable",
+            State::AwaitReliable { .. } => "AwaitReliable",
+            State::AwaitAllDurable => "AwaitAllDurable",
             State::Finished => "Finished",
         }
     }
@@ -180,15 +192,23 @@ impl Joiner {
                 self.go_on(next)
             }
             (State::AwaitKept(_), JoinerInput::NotBelieved) => failed(JoinFault::Peer(RefuseCode::BadStatement)),
-            (State::AwaitDurable { revision, next }, JoinerInput::Durable(reached)) if reached >= revision => {
-                self.on_durable(next)
+            (State::AwaitReliable { entries, next }, JoinerInput::Durable(reached)) if reached >= self.relied_on => {
+                self.durable = reached;
+                (State::AwaitKept(next), JoinerOutput::Keep(Brought::Members(entries)))
+            }
+            (State::AwaitAllDurable, JoinerInput::Durable(reached)) if reached >= self.revision => {
+                (State::Finished, JoinerOutput::Finish(Ok(())))
             }
             // What is stored still becomes durable, whoever has left.
-            (waiting @ State::AwaitDurable { next: Next::End, revision }, JoinerInput::Closed) => {
-                (waiting, JoinerOutput::AwaitDurable(revision))
+            (State::AwaitAllDurable, JoinerInput::Closed) => {
+                (State::AwaitAllDurable, JoinerOutput::AwaitDurable(self.revision))
             }
-            (State::AwaitDurable { .. }, JoinerInput::Deadline) => failed(JoinFault::NotDurable),
-            (State::AwaitDurable { .. }, JoinerInput::Frame(_)) => failed(JoinFault::Peer(RefuseCode::BadFrame)),
+            (State::AwaitReliable { .. } | State::AwaitAllDurable, JoinerInput::Deadline) => {
+                failed(JoinFault::NotDurable)
+            }
+            (State::AwaitReliable { .. } | State::AwaitAllDurable, JoinerInput::Frame(_)) => {
+                failed(JoinFault::Peer(RefuseCode::BadFrame))
+            }
             (State::AwaitKept(_) | State::Finished, _) => failed(JoinFault::OutOfTurn),
             (_, JoinerInput::Deadline) => failed(JoinFault::TimedOut),
             (_, JoinerInput::Closed) => failed(JoinFault::Closed),
@@ -206,7 +226,8 @@ impl Joiner {
         if own.member() != self.me || own.network() != self.network {
             return Err(JoinFault::Peer(RefuseCode::BadStatement));
         }
-        let next = if renewal { Next::End } else { Next::Certified(Box::new(own.membership().clone())) };
+        let asked_next = || Next::Notices { membership: Box::new(own.membership().clone()), after: None };
+        let next = if renewal { Next::End } else { asked_next() };
         Ok((State::AwaitKept(next), JoinerOutput::Keep(Brought::Own(Box::new(own)))))
     }
 
@@ -225,7 +246,7 @@ impl Joiner {
             return Err(JoinFault::Peer(RefuseCode::BadStatement));
         }
         let next = match last {
-            Some(after) if more => Next::Notices { membership, after },
+            after @ Some(_) if more => Next::Notices { membership, after },
             _ if self.roster => Next::Roster { membership, after: None },
             _ => Next::End,
         };
@@ -250,37 +271,30 @@ impl Joiner {
             return Err(JoinFault::Peer(RefuseCode::BadStatement));
         }
         let next = match last {
-            Some(after) if more => Next::Roster { membership, after: Some(after) },
+            after @ Some(_) if more => Next::Roster { membership, after },
             _ => Next::End,
         };
+        if self.durable < self.relied_on {
+            return Ok((State::AwaitReliable { entries, next }, JoinerOutput::AwaitDurable(self.relied_on)));
+        }
         Ok((State::AwaitKept(next), JoinerOutput::Keep(Brought::Members(entries))))
     }
 
     fn go_on(&mut self, next: Next) -> (State, JoinerOutput) {
         match next {
-            Next::Certified(_) | Next::End => {
-                let revision = self.revision;
-                (State::AwaitDurable { revision, next }, JoinerOutput::AwaitDurable(revision))
+            Next::End => (State::AwaitAllDurable, JoinerOutput::AwaitDurable(self.revision)),
+            Next::Notices { membership, after } => {
+                let request = JoinRequest::Expulsions { membership: membership.clone(), after };
+                self.ask(State::AwaitNotices { membership, after }, request)
             }
-            Next::Notices { membership, after } => self.ask_for_notices(membership, Some(after)),
             Next::Roster { membership, after } => {
+                if after.is_none() {
+                    self.relied_on = self.revision;
+                }
                 let request = JoinRequest::Roster { membership: membership.clone(), after };
                 self.ask(State::AwaitRoster { membership, after }, request)
             }
         }
-    }
-
-    fn on_durable(&mut self, next: Next) -> (State, JoinerOutput) {
-        match next {
-            Next::Certified(membership) => self.ask_for_notices(membership, None),
-            Next::End => (State::Finished, JoinerOutput::Finish(Ok(()))),
-            Next::Notices { .. } | Next::Roster { .. } => self.go_on(next),
-        }
-    }
-
-    fn ask_for_notices(&mut self, membership: Box<Membership>, after: Option<PeerId>) -> (State, JoinerOutput) {
-        let request = JoinRequest::Expulsions { membership: membership.clone(), after };
-        self.ask(State::AwaitNotices { membership, after }, request)
     }
 
     fn ask(&mut self, state: State, request: JoinRequest) -> (State, JoinerOutput) {

@@ -6,7 +6,7 @@
 //!
 //! Invariants:
 //! * ACK: the host sends a reply only in a state that it can reach through "this revision is durable" alone, and after
-//!   it has asked for the reply again; the joiner goes on after its certificate only when that is durable.
+//!   it has asked for the reply again; the joiner keeps members only when its certificate, and the expulsions, are.
 //! * BOUND: a page has at most so many entries, in ascending order of their members and past the page before, so that
 //!   a walk ends; a stream carries at most [`JOIN_REQUESTS_MAX`] requests.
 //! * TOTAL: whatever bytes come, a machine ends with a code.
