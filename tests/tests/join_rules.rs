@@ -10,18 +10,17 @@ use std::net::UdpSocket;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use handfast::bare_node::BareNode;
+use handfast::authority_file;
 use handfast::clock::unix_now;
 use handfast::config::Config;
 use handfast::control::api::{ApiError, ErrorCode, InviteRequest, JoinReply, JoinRequest, NetworkCreateRequest};
 use handfast::node::Node;
-use handfast::{authority_file, stores};
 use handfast_protocol::{
     Certificate, InviteSecret, Membership, NetworkId, NetworkName, Notice, NoticeKind, PeerId, Role, SecretKey, Ticket,
     UnixMillis, VerifiedMembership, codec,
 };
 use handfast_trust::networks::{Invitation, Joined};
-use handfast_trust::{DirectoryLock, LockOwner, TrustState, peers};
+use handfast_trust::{TrustState, peers};
 use nodes::{ANYWHERE, Home, until, until_state};
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
@@ -323,19 +322,10 @@ fn certificate(authority: &SecretKey, member: PeerId) -> VerifiedMembership {
     certificate.by_authority(authority).unwrap()
 }
 
-fn bare(home: &Home) -> BareNode {
-    let owner = LockOwner { pid: std::process::id(), role: "test".to_owned(), socket: None };
-    let lock = DirectoryLock::try_acquire(home.dir().path(), &owner).unwrap();
-    let mut config = Config::default();
-    many(&mut config);
-    config.listen = vec![ANYWHERE];
-    BareNode::start(stores::open_all(home.dir(), lock).unwrap(), config).unwrap()
-}
-
 #[tokio::test]
 async fn a_dead_member_costs_a_bounded_number_of_dials_a_day() {
     let homes = [Home::new(), Home::new()];
-    let [a, b] = [&homes[0], &homes[1]].map(bare);
+    let [a, b] = [&homes[0], &homes[1]].map(|home| home.start_bare(many));
     let (authority, dead) = (SecretKey::from_seed(&[8; 32]), SecretKey::from_seed(&[9; 32]));
     let network = authority.network_id();
     let now = unix_now();
@@ -376,7 +366,7 @@ async fn a_dead_member_costs_a_bounded_number_of_dials_a_day() {
 #[tokio::test]
 async fn an_expelled_node_asks_members_a_bounded_number_of_times_a_day() {
     let home = Home::new();
-    let node = bare(&home);
+    let node = home.start_bare(many);
     let (authority, dead) = (SecretKey::from_seed(&[8; 32]), SecretKey::from_seed(&[9; 32]));
     let (network, now, me) = (authority.network_id(), unix_now(), node.engine().book.me());
     let networks = &node.engine().networks;

@@ -5,11 +5,13 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use handfast::bare_node::BareNode;
 use handfast::config::Config;
 use handfast::data_dir::DataDir;
 use handfast::identity_file;
 use handfast::initialise::initialise;
 use handfast::node::Node;
+use handfast::stores;
 use handfast_protocol::{PeerId, UnixMillis};
 use handfast_trust::{DirectoryLock, LockOwner, Medium, RealDir, TrustState};
 use tempfile::TempDir;
@@ -57,9 +59,7 @@ impl Home {
     pub(crate) fn new() -> Home {
         let outer = tempfile::tempdir().unwrap();
         let dir = DataDir::create(&outer.path().join("data")).unwrap();
-        let owner = LockOwner { pid: std::process::id(), role: "test".to_owned(), socket: None };
-        let lock = DirectoryLock::try_acquire(dir.path(), &owner).unwrap();
-        initialise(&dir, None, &lock).unwrap();
+        initialise(&dir, None, &locked(&dir)).unwrap();
         let peer = identity_file::load(dir.path()).unwrap().peer_id();
         Home { peer, dir, _outer: outer }
     }
@@ -84,6 +84,14 @@ impl Home {
         Node::start_on(&self.dir, config, medium).unwrap()
     }
 
+    /// Starts one without runtimes of its own, on the runtime that this is called in.
+    pub(crate) fn start_bare(&self, settings: impl FnOnce(&mut Config)) -> BareNode {
+        let mut config = Config::default();
+        config.listen = vec![ANYWHERE];
+        settings(&mut config);
+        BareNode::start(stores::open_all(&self.dir, locked(&self.dir)).unwrap(), config).unwrap()
+    }
+
     /// Its directory.
     pub(crate) fn dir(&self) -> &DataDir {
         &self.dir
@@ -100,6 +108,11 @@ impl Home {
     pub(crate) fn put_back(&self, copy: &TempDir) {
         copy_files(copy.path(), self.dir.path());
     }
+}
+
+fn locked(dir: &DataDir) -> DirectoryLock {
+    let owner = LockOwner { pid: std::process::id(), role: "test".to_owned(), socket: None };
+    DirectoryLock::try_acquire(dir.path(), &owner).unwrap()
 }
 
 fn copy_files(from: &Path, to: &Path) {
