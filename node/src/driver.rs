@@ -17,7 +17,6 @@ use handfast_protocol::limits::{
 use handfast_protocol::stream::{Head, StreamKind};
 use handfast_protocol::{Incarnation, Kind, NetworkId, RefuseCode};
 use handfast_trust::Revision;
-use handfast_trust::rules::Showing;
 use quinn::{RecvStream, SendStream, VarInt};
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -106,7 +105,8 @@ impl DiskPatience {
 struct Seen {
     incarnation: Option<Incarnation>,
     differing: Vec<NetworkId>,
-    granted: bool,
+    /// What the Answer says, whichever end it comes from; the opener has it when its receipt is sent.
+    disposition: Option<Disposition>,
 }
 
 impl Seen {
@@ -116,6 +116,11 @@ impl Seen {
         self.differing = engine.learn(shown)?;
         Ok(())
     }
+
+    fn ended(self, result: Result<Option<Agreement>, ExchangeFault>) -> Exchanged {
+        let Seen { incarnation, differing, disposition } = self;
+        Exchanged { incarnation, granted: disposition == Some(Disposition::Granted), differing, result }
+    }
 }
 
 /// Offers what we say of the peer, over a stream of `link`.
@@ -123,10 +128,7 @@ pub async fn initiate(engine: &Arc<Engine>, link: &Link) -> Exchanged {
     let whole = Duration::from_millis(EXCHANGE_DEADLINE_MS);
     let mut seen = Seen::default();
     let result = timeout(whole, initiate_within(engine, link, &mut seen)).await;
-    let result = result.unwrap_or(Err(ExchangeFault::TimedOut));
-    let granted = result.is_ok_and(|agreement| agreement.disposition == Disposition::Granted);
-    let Seen { incarnation, differing, .. } = seen;
-    Exchanged { incarnation, granted, differing, result: result.map(Some) }
+    seen.ended(result.unwrap_or(Err(ExchangeFault::TimedOut)).map(Some))
 }
 
 async fn initiate_within(engine: &Arc<Engine>, link: &Link, seen: &mut Seen) -> Result<Agreement, ExchangeFault> {
@@ -135,7 +137,7 @@ async fn initiate_within(engine: &Arc<Engine>, link: &Link, seen: &mut Seen) -> 
     // Nothing of ours leaves before it is durable; what has changed while we waited is offered instead.
     let (parties, offer) = loop {
         let now = unix_now();
-        let showing = Showing { networks: engine.networks.standings_with(&link.peer, now), ..engine.showing() };
+        let showing = engine.showing(engine.networks.standings_with(&link.peer, now));
         let (parties, offer, revision) = engine.book.offer(link.peer, &showing, now);
         if engine.book.durable().current() >= revision {
             break (parties, offer);
@@ -177,6 +179,7 @@ async fn initiate_within(engine: &Arc<Engine>, link: &Link, seen: &mut Seen) -> 
                 // peer may as well end the stream by itself.
                 let _ = out.finish();
                 let _ = timeout(Duration::from_millis(FRAME_DEADLINE_MS), out.stopped()).await;
+                seen.disposition = result.ok().map(|agreement| agreement.disposition);
                 return result;
             }
         };
@@ -194,8 +197,7 @@ pub async fn respond(engine: &Arc<Engine>, link: &Link, send: &mut SendStream, r
     {
         refuse(send, recv, fault.refuse_code());
     }
-    let Seen { incarnation, differing, granted } = seen;
-    Exchanged { incarnation, granted, differing, result: result.map(|()| None) }
+    seen.ended(result.map(|()| None))
 }
 
 async fn respond_within(
@@ -220,11 +222,11 @@ async fn respond_within(
                     busy(engine)
                 } else {
                     let turned_away = engine.merge(link, &shown).turned_away;
-                    decide(engine, link, asked.insert((shown, turned_away)), &mut seen.granted)
+                    decide(engine, link, asked.insert((shown, turned_away)), &mut seen.disposition)
                 }
             }
             ResponderOutput::Reconsider => match &asked {
-                Some(asked) => decide(engine, link, asked, &mut seen.granted),
+                Some(asked) => decide(engine, link, asked, &mut seen.disposition),
                 None => busy(engine),
             },
             ResponderOutput::AwaitDurable(revision) => {
@@ -253,17 +255,17 @@ async fn respond_within(
     }
 }
 
-/// What the rules say now. `granted` follows the latest word, which is the one that is sent.
+/// What the rules say now. The latest word is the one that is sent.
 fn decide(
     engine: &Engine,
     link: &Link,
     (shown, turned_away): &(Box<Shown>, bool),
-    granted: &mut bool,
+    disposition: &mut Option<Disposition>,
 ) -> ResponderInput {
     let now = unix_now();
-    let showing = Showing { networks: engine.networks.standings_like(&shown.networks, now), ..engine.showing() };
+    let showing = engine.showing(engine.networks.standings_like(&shown.networks, now));
     let (terms, revision) = engine.book.answer(link.peer, shown, *turned_away, &showing, now);
-    *granted = terms.disposition == Disposition::Granted;
+    *disposition = Some(terms.disposition);
     ResponderInput::Decided { terms: Box::new(terms), revision: revision.0 }
 }
 

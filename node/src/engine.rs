@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use handfast_protocol::exchange::{Agreement, ExchangeFault, Shown};
+use handfast_protocol::exchange::{Agreement, ExchangeFault, Shown, Standing};
 use handfast_protocol::{
     Address, AddressRecord, CloseCode, Incarnation, PeerId, SecretKey, SignedAddressRecord, UnixMillis, Verified,
 };
@@ -175,9 +175,9 @@ impl Engine {
         self.health.snapshot().degraded(self.clock.now())
     }
 
-    /// This node, as it shows itself in answers.
-    pub fn showing(&self) -> Showing {
-        Showing { incarnation: self.incarnation, address: self.address_record(), networks: Vec::new() }
+    /// This node, as it shows itself to a peer with which it shares these networks.
+    pub fn showing(&self, networks: Vec<Standing>) -> Showing {
+        Showing { incarnation: self.incarnation, address: self.address_record(), networks }
     }
 
     /// Where this node can be reached, signed.

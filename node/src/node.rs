@@ -34,6 +34,7 @@ use crate::operations::{Live, Operator};
 use crate::output::Output;
 use crate::stores;
 use crate::storm::slow_medium::{SlowDisk, SlowMedium};
+use crate::transport::seed_generator;
 
 /// How long running exchanges may take to finish when the node stops.
 const STOP_PATIENCE: Duration = Duration::from_secs(2);
@@ -95,8 +96,9 @@ impl Node {
         medium: impl FnOnce(RealDir) -> M,
     ) -> Result<Node, ApiError> {
         let opened = stores::open_all_on(data_dir, lock, medium)?;
-        let data =
-            Builder::new_multi_thread().thread_name("data").enable_all().build().map_err(|error| no_runtime(&error))?;
+        let mut data = Builder::new_multi_thread();
+        let data = data.thread_name("data").on_thread_start(seed_generator).enable_all().build();
+        let data = data.map_err(|error| no_runtime(&error))?;
         let bare = {
             let _inside = data.enter();
             BareNode::start(opened, config)?

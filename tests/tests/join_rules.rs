@@ -122,6 +122,49 @@ async fn every_one_bit_change_of_a_ticket_is_refused_and_takes_no_use() {
     assert_eq!(a.operator().invite_list().invites[0].used, 0);
     join(&b, &text).await.unwrap();
     assert_eq!(a.operator().invite_list().invites[0].used, 1);
+    // The rest of it is what the ticket says to its reader: another name, time or count gets nobody more.
+    let mut let_in = 0;
+    for bit in 0..u64::BITS {
+        let mut name = right.name.as_str().to_owned().into_bytes();
+        name[bit as usize / 8 % 3] ^= 1 << (bit % 8);
+        let name = String::from_utf8(name).ok().and_then(|name| NetworkName::new(&name).ok());
+        let changed = [
+            name.map(|name| Ticket { name, ..right.clone() }),
+            Some(Ticket { valid_from: UnixMillis(right.valid_from.0 ^ 1 << bit), ..right.clone() }),
+            Some(Ticket { expires_at: UnixMillis(right.expires_at.0 ^ 1 << bit), ..right.clone() }),
+            Some(Ticket { uses: right.uses ^ 1_u32.rotate_left(bit), ..right.clone() }),
+        ];
+        for ticket in changed.into_iter().flatten() {
+            match join(&b, &ticket.to_text()).await {
+                Ok(reply) => {
+                    assert_eq!((reply.name.as_str(), reply.members), ("lab", 1), "bit {bit}");
+                    let_in += 1;
+                }
+                Err(refused) => {
+                    let codes = [ErrorCode::Usage, ErrorCode::Refused];
+                    assert!(codes.contains(&refused.code), "bit {bit}: {refused:?}");
+                }
+            }
+        }
+    }
+    assert!(let_in > 64, "{let_in}");
+    assert_eq!(a.operator().invite_list().invites[0].used, 1);
+    stop([a, b]);
+}
+
+/// What the peer says twice is taken in twice: each time that it is heard of is one change of the address book.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_join_exchanges_with_its_inviter_once() {
+    let home = Home::new();
+    let a = start(&home);
+    found(&a).await;
+    let ticket = invite(&a, false).await;
+    let before = a.engine().peers.revision();
+    let (joiner, b) = joined(&ticket).await;
+    until_state(&a, &joiner.peer, TrustState::Trusted).await;
+    // Behind whatever the outbox has begun: one contact of a peer at a time.
+    b.engine().contact(home.peer, false).await.unwrap();
+    assert_eq!(a.engine().peers.revision().0 - before.0, 1);
     stop([a, b]);
 }
 

@@ -40,8 +40,9 @@ use crate::transport::canonical;
 
 /// Pages that are checked at the same time.
 const VERIFY_MAX: usize = 2;
-/// Members of a page that are checked, and then met, while the next are checked.
-const MET_AT_ONCE: usize = 4;
+/// Of a page, so many members are checked first, and met while twice as many are checked, and so on: members of one
+/// sponsor are checked the faster the more there are.
+const MET_FIRST: usize = 2;
 static VERIFY: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(VERIFY_MAX)));
 
 /// Why a conversation failed.
@@ -185,7 +186,13 @@ async fn keep(
             // The host first: it has to know where we are before the roster is read again.
             entries.sort_by_key(|entry| entry.membership.member() != host);
             let learnt = checked(move || {
-                entries.chunks(MET_AT_ONCE).try_for_each(|entries| meet(&work, entries, local_too, now))
+                let (mut rest, mut count) = (&entries[..], MET_FIRST);
+                while !rest.is_empty() {
+                    let (some, later) = rest.split_at(count.min(rest.len()));
+                    meet(&work, some, local_too, now)?;
+                    (rest, count) = (later, 2 * count);
+                }
+                Ok::<_, MembershipFault>(())
             });
             return match learnt.await {
                 Some(Ok(())) => Ok(JoinerInput::Kept(0)),

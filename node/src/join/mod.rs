@@ -29,6 +29,7 @@ use handfast_trust::networks::Joined;
 use handfast_trust::trust_record::TrustState;
 use handfast_trust::{Backoff, NetworkRefusal, RetryPolicy};
 use rand::rngs::StdRng;
+use tokio::sync::Notify;
 
 use self::conversation::{ConversationFault, converse};
 use crate::clock::unix_now;
@@ -170,9 +171,21 @@ impl Engine {
     async fn meet(self: &Arc<Engine>, network: NetworkId, link: &Arc<Link>) -> Result<(), JoinError> {
         // The outbox is about to, or has, since its membership was read; where its rule has no budget left, the peer is
         // asked all the same, and finds our address. What fails here is the outbox's to try again.
-        let asked = self.contact(link.peer, true).await;
-        tracing::debug!(peer = %link.peer.short(), result = ?asked, "the inviter was asked");
-        let read = self.read_roster(network, link).await;
+        let asked = Notify::new();
+        let asking = async {
+            let result = Box::pin(self.contact(link.peer, true)).await;
+            tracing::debug!(peer = %link.peer.short(), ?result, "the inviter was asked");
+            asked.notify_one();
+        };
+        let reading = async {
+            // Who has answered has our address: the rest of the exchange is no reason to wait.
+            tokio::select! {
+                () = asked.notified() => {}
+                () = self.is_trusted(link.peer) => {}
+            }
+            self.read_roster(network, link).await
+        };
+        let ((), read) = tokio::join!(asking, reading);
         if !link.is_session() {
             link.retire(CloseCode::Done);
         }
@@ -180,6 +193,17 @@ impl Engine {
         self.enlist_members(network).await;
         self.networks.roster_is_read(network).map_err(JoinError::Network)?;
         Ok(())
+    }
+
+    /// Waits until the two trust each other.
+    async fn is_trusted(&self, peer: PeerId) {
+        loop {
+            let seen = self.events.newest();
+            if self.book.state(&peer, unix_now()) == TrustState::Trusted {
+                return;
+            }
+            self.events.wait_past(seen).await;
+        }
     }
 
     /// Reads expulsions and roster from the peer of `link`.

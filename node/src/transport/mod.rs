@@ -29,8 +29,8 @@ use quinn::{AckFrequencyConfig, IdleTimeout, TokioRuntime, TransportConfig, Vali
 
 pub use self::callers::{Caller, Callers};
 pub use self::ending::{CloseReason, DialError, TransportError, close_reason};
-pub use self::tls::KeyExchange;
 use self::tls::{Found, Tls};
+pub use self::tls::{KeyExchange, seed_generator};
 
 const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;

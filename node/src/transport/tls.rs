@@ -129,6 +129,12 @@ pub(super) fn provider(key_exchange: KeyExchange) -> Arc<CryptoProvider> {
     })
 }
 
+/// Each thread's generator is seeded when it first gives something, which takes some 200 us: no handshake is to wait for it.
+pub fn seed_generator() {
+    // Where it fails, the first handshake says so.
+    let _ = default_provider().secure_random.fill(&mut [0]);
+}
+
 pub(super) fn spki_of(peer: &PeerId) -> Vec<u8> {
     let mut spki = SPKI_PREFIX.to_vec();
     spki.extend_from_slice(peer.as_bytes());
