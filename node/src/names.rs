@@ -2,7 +2,7 @@
 
 use handfast_protocol::identity::IdentityFault;
 use handfast_protocol::{Note, PeerId};
-use handfast_trust::Book;
+use handfast_trust::{Store, TrustRecord};
 
 use crate::control::api::{ApiError, ErrorCode};
 
@@ -22,22 +22,40 @@ pub enum Purpose {
     Change,
 }
 
-/// The peer that `text` names.
+/// The peer that `text` names. For all but whole ids every record is looked at, off this thread; how many do that at once
+/// is bounded by who may ask at once.
+///
+/// # Errors
+/// As [`look_up`].
+pub async fn resolve(known: &Store<TrustRecord>, text: &str, purpose: Purpose) -> Result<PeerId, ApiError> {
+    if let Ok(peer) = text.parse::<PeerId>() {
+        return Ok(peer);
+    }
+    let (known, text) = (known.clone(), text.to_owned());
+    aside(move || look_up(&known, &text, purpose)).await
+}
+
+async fn aside<T: Send + 'static>(look: impl FnOnce() -> Result<T, ApiError> + Send + 'static) -> Result<T, ApiError> {
+    let looked = tokio::task::spawn_blocking(look).await;
+    looked.unwrap_or_else(|_| Err(ApiError::new(ErrorCode::Failure, "The look-up was cut off.")))
+}
+
+/// As [`resolve`], in this thread.
 ///
 /// # Errors
 /// `Usage` for a bad id or a prefix that is too short or ambiguous, `NotFound` for an alias or prefix of nobody.
-pub fn resolve(book: &Book, text: &str, purpose: Purpose) -> Result<PeerId, ApiError> {
+pub fn look_up(known: &Store<TrustRecord>, text: &str, purpose: Purpose) -> Result<PeerId, ApiError> {
     let fault = match text.parse::<PeerId>() {
         Ok(peer) => return Ok(peer),
         Err(fault) => fault,
     };
-    let aliased = find(book, |_, alias| alias == Some(text));
+    let aliased = find(known, |_, alias| alias == Some(text));
     if let [peer] = aliased[..] {
         return Ok(peer);
     }
     let lower = text.to_ascii_lowercase();
     match lower.strip_prefix("hf1") {
-        Some(prefix) if prefix.len() < WHOLE_ID => by_prefix(book, &lower, prefix.len(), purpose),
+        Some(prefix) if prefix.len() < WHOLE_ID => by_prefix(known, &lower, prefix.len(), purpose),
         _ if fault == IdentityFault::NotAnId => {
             Err(ApiError::new(ErrorCode::NotFound, format!("No peer has the alias `{}`.", shown(text)))
                 .hint("`handfast peers` lists ids and aliases; an id begins with hf1"))
@@ -47,7 +65,7 @@ pub fn resolve(book: &Book, text: &str, purpose: Purpose) -> Result<PeerId, ApiE
     }
 }
 
-fn by_prefix(book: &Book, prefix: &str, len: usize, purpose: Purpose) -> Result<PeerId, ApiError> {
+fn by_prefix(known: &Store<TrustRecord>, prefix: &str, len: usize, purpose: Purpose) -> Result<PeerId, ApiError> {
     let min = match purpose {
         Purpose::Look => PREFIX_TO_LOOK_MIN,
         Purpose::Change => PREFIX_TO_CHANGE_MIN,
@@ -56,7 +74,7 @@ fn by_prefix(book: &Book, prefix: &str, len: usize, purpose: Purpose) -> Result<
         let message = format!("The id `{prefix}` is too short: {min} characters after hf1 are needed here.");
         return Err(ApiError::new(ErrorCode::Usage, message).hint("give the whole id, or an alias"));
     }
-    match find(book, |peer, _| peer.to_string().starts_with(prefix))[..] {
+    match find(known, |peer, _| peer.to_string().starts_with(prefix))[..] {
         [peer] => Ok(peer),
         [] => Err(ApiError::new(ErrorCode::NotFound, format!("No known peer's id begins with `{prefix}`."))
             .hint("`handfast peers` lists who is known")),
@@ -67,8 +85,8 @@ fn by_prefix(book: &Book, prefix: &str, len: usize, purpose: Purpose) -> Result<
     }
 }
 
-fn find(book: &Book, matches: impl Fn(&PeerId, Option<&str>) -> bool) -> Vec<PeerId> {
-    let records = book.store().walk().flatten();
+fn find(known: &Store<TrustRecord>, matches: impl Fn(&PeerId, Option<&str>) -> bool) -> Vec<PeerId> {
+    let records = known.walk().flatten();
     records
         .filter(|(peer, record)| matches(peer, record.alias.as_ref().map(Note::as_str)))
         .map(|(peer, _)| peer)
@@ -88,11 +106,11 @@ pub fn note(text: &str) -> Result<Note, ApiError> {
     Note::new(text).map_err(|fault| ApiError::new(ErrorCode::Usage, format!("--note: {fault}.")))
 }
 
-/// An alias that nobody else has and that cannot be mistaken for an id.
+/// An alias that nobody else has and that cannot be mistaken for an id. Looks at every record, off this thread.
 ///
 /// # Errors
 /// `Usage`, with what is wrong.
-pub fn new_alias(book: &Book, peer: &PeerId, text: &str) -> Result<Note, ApiError> {
+pub async fn new_alias(known: &Store<TrustRecord>, peer: PeerId, text: &str) -> Result<Note, ApiError> {
     let usage = |what: String| ApiError::new(ErrorCode::Usage, format!("--alias: {what}."));
     let alias = Note::new(text).map_err(|fault| usage(fault.to_string()))?;
     let lower = text.to_ascii_lowercase();
@@ -100,10 +118,12 @@ pub fn new_alias(book: &Book, peer: &PeerId, text: &str) -> Result<Note, ApiErro
     if text.is_empty() || text.contains(['@', ' ']) || like_an_id || text.parse::<PeerId>().is_ok() {
         return Err(usage("an alias is not empty, has no space and no `@`, and does not look like an id".to_owned()));
     }
-    match find(book, |other, alias| other != peer && alias == Some(text))[..] {
+    let known = known.clone();
+    aside(move || match find(&known, |other, taken| *other != peer && taken == Some(alias.as_str()))[..] {
         [] => Ok(alias),
         [other, ..] => Err(usage(format!("{} has this alias already", other.short()))),
-    }
+    })
+    .await
 }
 
 /// `HOST:PORT` or `[V6]:PORT`, as typed. Names are resolved when they are dialled.

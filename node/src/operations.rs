@@ -134,6 +134,10 @@ impl Operator {
         }
     }
 
+    async fn peer(&self, text: &str, purpose: Purpose) -> Result<PeerId, ApiError> {
+        names::resolve(self.book().store(), text, purpose).await
+    }
+
     fn live(&self) -> Option<&Live> {
         match &self.who {
             Who::Live(live) => Some(live),
@@ -147,8 +151,8 @@ impl Operator {
     /// `Usage` for text that is not allowed, `NotFound`, `Refused` for a blocked peer; with a wait `TimedOut`, or
     /// `Refused` when the peer cannot be reached at all.
     pub async fn trust(&self, request: &TrustRequest) -> Result<TrustReply, ApiError> {
-        let peer = names::resolve(self.book(), &request.peer, Purpose::Change)?;
-        let grant = grant_of(self.book(), &peer, request)?;
+        let peer = self.peer(&request.peer, Purpose::Change).await?;
+        let grant = grant_of(self.book(), peer, request).await?;
         let address = request.address.as_deref().map(names::host_and_port).transpose()?;
         if request.wait_ms.is_some() && self.live().is_none() {
             return Err(ApiError::new(ErrorCode::NoNode, "No node is running, so nobody can wait for the peer.")
@@ -183,7 +187,7 @@ impl Operator {
     }
 
     async fn take_back(&self, request: &PeerRequest, cause: Cause) -> Result<RevokeReply, ApiError> {
-        let peer = names::resolve(self.book(), &request.peer, Purpose::Change)?;
+        let peer = self.peer(&request.peer, Purpose::Change).await?;
         let note = names::note(request.note.as_deref().unwrap_or_default())?;
         let updated = self.book().revoke(peer, &note, cause, unix_now()).map_err(|refusal| refused(refusal, &peer))?;
         let (sessions_closed, told) = self.cut(peer, &updated);
@@ -206,7 +210,7 @@ impl Operator {
     /// # Errors
     /// `Usage` for a bad id, `NotFound` for an unknown alias or prefix.
     pub async fn block(&self, request: &PeerRequest) -> Result<TrustReply, ApiError> {
-        let peer = names::resolve(self.book(), &request.peer, Purpose::Change)?;
+        let peer = self.peer(&request.peer, Purpose::Change).await?;
         let updated = self.book().block(peer, true, unix_now()).map_err(|refusal| refused(refusal, &peer))?;
         let (_, told) = self.cut(peer, &updated);
         let reply = self.acknowledged(peer, &updated).await;
@@ -219,7 +223,7 @@ impl Operator {
     /// # Errors
     /// `NotFound` for a peer that nothing is known of.
     pub async fn unblock(&self, request: &PeerRequest) -> Result<TrustReply, ApiError> {
-        let peer = names::resolve(self.book(), &request.peer, Purpose::Change)?;
+        let peer = self.peer(&request.peer, Purpose::Change).await?;
         let updated = self.book().block(peer, false, unix_now()).map_err(|refusal| refused(refusal, &peer))?;
         Ok(self.acknowledged(peer, &updated).await)
     }
@@ -303,7 +307,7 @@ impl Operator {
     /// # Errors
     /// `NotFound` for a peer that nothing is known of.
     pub fn explain(&self, peer: &str) -> Result<ExplainReply, ApiError> {
-        let peer = names::resolve(self.book(), peer, Purpose::Look)?;
+        let peer = names::look_up(self.book().store(), peer, Purpose::Look)?;
         let record = self.book().record(&peer).ok_or_else(|| refused(Refusal::Unknown, &peer))?;
         let view = self.book().view(peer, unix_now());
         let mut why = views::why(&record, &view);
@@ -401,7 +405,7 @@ impl Operator {
                 ApiError::new(ErrorCode::NoNode, "No node is running here.").hint("start one with `handfast run`")
             );
         };
-        let peer = names::resolve(self.book(), &request.peer, Purpose::Look)?;
+        let peer = self.peer(&request.peer, Purpose::Look).await?;
         let nonce = u64::from_le_bytes(entropy::bytes()?);
         let engine = live.engine.clone();
         let task = live.data.spawn(async move { Box::pin(engine.ping(peer, nonce)).await });
@@ -453,8 +457,11 @@ async fn tell(told: Option<tokio::task::JoinHandle<()>>) {
     }
 }
 
-fn grant_of(book: &Book, peer: &PeerId, request: &TrustRequest) -> Result<Grant, ApiError> {
-    let alias = request.alias.as_deref().map(|alias| names::new_alias(book, peer, alias)).transpose()?;
+async fn grant_of(book: &Book, peer: PeerId, request: &TrustRequest) -> Result<Grant, ApiError> {
+    let alias = match &request.alias {
+        Some(alias) => Some(names::new_alias(book.store(), peer, alias).await?),
+        None => None,
+    };
     let usage = |error: &dyn std::fmt::Display| ApiError::new(ErrorCode::Usage, format!("--scope: {error}."));
     let services: Result<Vec<ServiceName>, _> = request.scope.iter().map(|name| ServiceName::new(name)).collect();
     let services = services.map_err(|error| usage(&error))?;

@@ -18,7 +18,7 @@ use crate::clock::{rfc3339, unix_now};
 use crate::control::api::*;
 use crate::engine::ContactFault;
 use crate::join::JoinError;
-use crate::names::{self, Purpose};
+use crate::names::Purpose;
 use crate::{authority_file, entropy, identity_file, reachable};
 
 /// Digits of an invite's name that are shown, and that are enough to name it.
@@ -107,7 +107,7 @@ impl Operator {
     async fn give_notice(&self, request: &NetworkRequest, expel: bool) -> Result<MemberReply, ApiError> {
         let (network, _) = self.network(request.network.as_deref())?;
         let peer = request.peer.as_deref().ok_or_else(|| ApiError::new(ErrorCode::Usage, "Which peer?"))?;
-        let peer = names::resolve(self.book(), peer, Purpose::Change)?;
+        let peer = self.peer(peer, Purpose::Change).await?;
         if peer == self.networks.me() {
             let error = ApiError::new(ErrorCode::Refused, "This is this node's own id.");
             return Err(error.hint("`handfast network leave` leaves a network"));
