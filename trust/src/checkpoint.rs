@@ -13,7 +13,7 @@
 //! 2. write pieces and copies of the batches of the meantime; fsync when all pieces are written;
 //! 3. write the last changes and the complete frame; fsync;
 //! 4. rename it over the old file;
-//! 5. fsync the directory.
+//! 5. fsync the directory; close the old file, in a thread of its own.
 //!
 //! A crash in 1 to 3 leaves the old file and a temporary one; after 4, either file under the name. Both reach every
 //! revision that was acknowledged: until 5 has succeeded, only what the old file holds is.

@@ -277,7 +277,8 @@ impl<R: Record, M: Medium> Log<R, M> {
         self.pending = (revision > self.publisher.current()).then_some(pending);
         match finished {
             Ok(file) => {
-                self.file = file;
+                // Half a gigabyte that is freed takes up to a second, in which nothing could be written.
+                mem::replace(&mut self.file, file).close_aside();
                 self.pending = None;
                 self.compaction.succeeded();
                 self.compact_at = None;

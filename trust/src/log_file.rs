@@ -92,6 +92,11 @@ impl<F: MediumFile> LogFile<F> {
         Ok(log)
     }
 
+    /// Closes the file, whose name another has taken, beside whatever this thread does next.
+    pub(crate) fn close_aside(self) {
+        self.file.close_aside();
+    }
+
     pub(crate) const fn header(&self) -> &FileHeader {
         &self.header
     }

@@ -125,6 +125,13 @@ pub trait MediumFile: Send + 'static {
     /// Asks the system to begin writing this part to the disk, without waiting. Promises nothing.
     fn begin_writeback(&mut self, _offset: u64, _length: u64) {}
 
+    /// Closes it, and keeps nobody waiting for that: a long file that has lost its name gives its blocks back first.
+    fn close_aside(self)
+    where
+        Self: Sized,
+    {
+    }
+
     /// Makes its content durable, and as much of its metadata as reading it back needs.
     ///
     /// # Errors

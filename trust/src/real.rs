@@ -130,6 +130,11 @@ impl MediumFile for RealFile {
         let _ = rustix::fs::fadvise(&self.file, offset, length, rustix::fs::Advice::DontNeed);
     }
 
+    fn close_aside(self) {
+        // Without a thread it is closed here. Whether this ends before the process does, changes nothing.
+        let _ = std::thread::Builder::new().name("closing".to_owned()).spawn(move || drop(self));
+    }
+
     fn sync_data(&mut self) -> Result<(), DiskError> {
         rustix::fs::fdatasync(&self.file).map_err(|errno| fail(DiskOp::Sync, errno))
     }

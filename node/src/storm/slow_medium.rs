@@ -125,6 +125,10 @@ impl<F: MediumFile> MediumFile for SlowFile<F> {
         self.inner.begin_writeback(offset, length);
     }
 
+    fn close_aside(self) {
+        self.inner.close_aside();
+    }
+
     fn sync_data(&mut self) -> Result<(), DiskError> {
         (self.wait)();
         self.inner.sync_data()
