@@ -3,7 +3,7 @@
 use std::os::unix::fs::FileExt;
 
 use handfast_protocol::{Kind, Note, Statement, Terms, UnixMillis};
-use handfast_trust::{LockOwner, open};
+use handfast_trust::{LockOwner, Monotonic, Next, open};
 
 use super::*;
 use crate::initialise::initialise;
@@ -62,12 +62,20 @@ impl Place {
         let opened = open::<TrustRecord, _>(&mut medium, &site, &floor).unwrap();
         let mut drainer = Drainer::new(medium, &site, floor);
         drainer.add(opened.log);
+        let mut now = Monotonic::default();
         for (peer, record) in records {
             opened.store.write(|table| table.put(*peer, record.clone(), Urgency::Critical));
-            while drainer.step(handfast_trust::Monotonic::default()) == handfast_trust::Next::Now {}
+            // A frame for each: also when it would be due later, for company.
+            while opened.store.durable().current() < opened.store.revision() {
+                match drainer.step(now) {
+                    Next::At(due) => now = due,
+                    Next::Now => {}
+                    end => panic!("{end:?} with something to write"),
+                }
+            }
         }
         drainer.stop_switch().stop();
-        while drainer.step(handfast_trust::Monotonic::default()) != handfast_trust::Next::Stopped {}
+        while drainer.step(now) != Next::Stopped {}
         assert!(drainer.report().unsaved.is_empty());
     }
 
