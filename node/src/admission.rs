@@ -11,12 +11,17 @@
 //!   exchange has made it a session, or it has ended, it is *under way* and has a permit. It moves into the work that it
 //!   pays for and gives all back when it drops, once, without I/O.
 //! * Nobody can sit on a permit: when a lane is full, whoever has been under way longest makes room for one who has
-//!   proven an address, once it has had its time: [`FULL_PATIENCE`], or several times what others usually take now, so
-//!   that a node with too much to do does not throw away what it has half done.
+//!   proven an address, once it has had its time: [`FULL_PATIENCE`], or several times what others usually take now, or
+//!   wait for a thread, so that a node with too much to do does not throw away what it has half done.
+//! * A node that has too much to do has fewer permits: while the work for a new one waits longer than [`WAIT_MAX`] for a
+//!   thread, each lane shrinks towards [`PERMITS_MIN`], and grows again afterwards. What is begun is then soon done, and
+//!   not given up half done by either end.
 //!
 //! A source whose bucket is empty, or anybody while many that proved nothing are half open, must first prove the address
 //! (QUIC Retry, RFC 9000, section 8.1.2), which costs us one small packet and no state. Who cannot get a permit is
-//! refused with one small packet at once, so that it does not ask again and again.
+//! refused with one small packet at once, so that it does not ask again and again. Both cost the keys of a first packet,
+//! and are given so many times a second; first packets beyond that are left out before QUIC sees them
+//! (`transport::sieve`), unless they say that they come from a friend's address.
 //!
 //! The hash of the table is seeded, so that nobody can aim at one of its chains. Time is an argument.
 
@@ -30,10 +35,19 @@ use tokio::sync::Notify;
 
 /// Half-open handshakes from addresses that proved nothing; more must prove theirs.
 pub const UNPROVEN_MAX: u32 = 64;
+/// From here on a friend is better off with a proof, in its own lane.
+pub const FRIENDS_UNPROVEN_MAX: u32 = 8;
 /// Strangers under way.
 pub const STRANGERS_MAX: u32 = 320;
 /// Friends under way.
 pub const FRIENDS_MAX: u32 = 256;
+/// What a lane shrinks to.
+pub const PERMITS_MIN: u32 = 64;
+/// How long the work for a new one may wait for a thread.
+pub const WAIT_MAX: Duration = Duration::from_millis(80);
+/// What a lane loses each time it was longer, and wins back each time it was not.
+const SHRINKS_BY: f64 = 0.02;
+const GROWS_BY: f64 = 0.25;
 /// Friends under way from one address.
 pub const FRIENDS_PER_ADDRESS_MAX: u32 = 32;
 /// How long one may be under way in a full lane before it makes room, at least. An honest one takes a few round trips.
@@ -42,6 +56,8 @@ pub const FULL_PATIENCE: Duration = Duration::from_millis(500);
 pub const FULL_PATIENCE_MAX: Duration = Duration::from_secs(4);
 /// How many times as long as usual one may take.
 const TIMES_USUAL: u32 = 4;
+/// A conversation has to wait for a thread several times.
+const WAITS: u32 = 16;
 /// One conversation is this part of what is usual.
 const USUAL_OF: u32 = 16;
 /// Sources that are remembered: addresses and prefixes together. About 4 MiB.
@@ -52,6 +68,16 @@ pub const FRIEND_ADDRESSES_MAX: usize = 65_536;
 const FRIENDS_AT_ONE_MAX: usize = 16;
 /// How long an address stays a friend's: 30 days.
 pub const FRIEND_FOR: Duration = Duration::from_secs(30 * 24 * 3600);
+/// Answers in a second that say to addresses without proof that there is no room. Each costs the keys of a first packet,
+/// derived only to say no; who is left without an answer tries again.
+pub const REFUSALS_PER_S: u64 = 50;
+/// And answers that ask an address for its proof while many that proved nothing are half open: a tenth of a processor.
+pub const RETRIES_PER_S: u64 = 4_000;
+/// Of a full lane so many at most are invited to take the place of one that makes way.
+const INVITED_TO_FULL: usize = 64;
+/// How long a permit is expected to be wanted by somebody who was asked for a proof: a round trip. It matters where
+/// most permits of a lane are taken.
+const INVITATION: Duration = Duration::from_millis(14);
 /// A full bucket holds this many seconds of its rate.
 const BURST_S: f64 = 2.0;
 
@@ -116,7 +142,7 @@ impl Source {
 }
 
 /// A token bucket that fills by itself.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Bucket {
     tokens: f64,
     at: Duration,
@@ -126,6 +152,31 @@ impl Bucket {
     fn filled(&self, rate: u64, now: Duration) -> f64 {
         let rate = rate as f64;
         (self.tokens + rate * now.saturating_sub(self.at).as_secs_f64()).min(rate * BURST_S)
+    }
+
+    /// True if there was one.
+    fn take(&mut self, rate: u64, now: Duration) -> bool {
+        let tokens = self.filled(rate, now);
+        let is_there = tokens >= 1.0;
+        *self = Bucket { tokens: if is_there { tokens - 1.0 } else { tokens }, at: now };
+        is_there
+    }
+}
+
+/// A number that fades: of those who have not come back by [`INVITATION`], two thirds are not expected any more.
+#[derive(Clone, Copy, Debug, Default)]
+struct Invited {
+    count: f64,
+    at: Duration,
+}
+
+impl Invited {
+    fn expected(&self, now: Duration) -> f64 {
+        self.count * (-now.saturating_sub(self.at).div_duration_f64(INVITATION)).exp()
+    }
+
+    fn add(&mut self, change: f64, now: Duration) {
+        *self = Invited { count: (self.expected(now) + change).max(0.0), at: now };
     }
 }
 
@@ -139,9 +190,20 @@ pub struct Admission {
 #[derive(Debug, Default)]
 struct State {
     buckets: HashMap<Source, Bucket>,
+    /// Answers to addresses without proof that may still be given.
+    refusals: Bucket,
+    retries: Bucket,
+    /// Who has been asked for a proof lately and has not come back with it.
+    friends_invited: Invited,
+    strangers_invited: Invited,
     /// Who is under way, the oldest first.
     friends: BTreeMap<u64, UnderWay>,
     strangers: BTreeMap<u64, UnderWay>,
+    /// Permits that a lane does not give now.
+    friends_withheld: f64,
+    strangers_withheld: f64,
+    /// How long the work for a new one has waited for a thread lately.
+    usual_wait: Duration,
     next: u64,
     half_open: u32,
     unproven: u32,
@@ -165,6 +227,8 @@ pub struct Counts {
     pub accepted: u64,
     pub retried: u64,
     pub refused: u64,
+    /// Not even looked at, because too many were refused or asked for a proof.
+    pub overlooked: u64,
     /// Of those accepted, who made room for others.
     pub evicted: u64,
 }
@@ -185,6 +249,29 @@ impl Admission {
         Admission { state: Mutex::default(), rates }
     }
 
+    /// Whether a first packet that proves nothing is to be left out unseen: it would only be refused, or asked for its
+    /// proof, and enough of these are.
+    pub fn overlooks(&self, ip: IpAddr, now: Duration) -> bool {
+        let mut state = self.state();
+        let is_friend = state.is_friend(ip, now, |_| true) && state.has_friends_permit(ip, now);
+        let lane = if is_friend { Lane::Friend } else { Lane::Stranger };
+        let is_taken = state.takes_unproven(is_friend, now) && state.has_token(ip, self.rates, now);
+        let answers = if is_taken {
+            true
+        } else if !state.has_room(lane, now) {
+            state.refusals.take(REFUSALS_PER_S, now)
+        } else {
+            state.invites(lane, now) && (is_friend || state.retries.take(RETRIES_PER_S, now))
+        };
+        if answers {
+            // On its way to being judged, behind all that came with it.
+            state.invited(lane).add(1.0, now);
+        } else {
+            state.counts.overlooked += 1;
+        }
+        !answers
+    }
+
     /// Decides about a first packet. `is_trusted` says whether a peer is trusted now.
     pub fn judge(
         self: &Arc<Admission>,
@@ -194,8 +281,8 @@ impl Admission {
     ) -> Verdict {
         let ip = arrival.remote.ip().to_canonical();
         let mut state = self.state();
-        let is_friend = state.is_friend(ip, now, is_trusted);
-        let lane = match is_friend && arrival.is_validated && state.has_friends_permit(ip, now) {
+        let is_friend = state.is_friend(ip, now, is_trusted) && state.has_friends_permit(ip, now);
+        let lane = match is_friend && arrival.is_validated {
             true => Lane::Friend,
             false => Lane::Stranger,
         };
@@ -204,11 +291,16 @@ impl Admission {
         let verdict = match (arrival.is_validated, has_room && has_token) {
             (true, true) => None,
             (true, false) => Some(Verdict::Refuse),
-            // A friend's lane may have room, where it is a friend.
+            // The friends' lane has room, where it is a friend.
             (false, _) if !has_room && !is_friend => Some(Verdict::Refuse),
-            (false, true) if state.unproven < UNPROVEN_MAX && state.under_way(lane) < lane.max() => None,
+            (false, true) if state.takes_unproven_now(is_friend) => None,
             (false, _) => Some(Verdict::Retry),
         };
+        let invited = state.invited(if is_friend { Lane::Friend } else { Lane::Stranger });
+        // Who is asked for a proof stays expected.
+        if arrival.is_validated || !matches!(verdict, Some(Verdict::Retry)) {
+            invited.add(-1.0, now);
+        }
         match verdict {
             Some(Verdict::Refuse) => state.counts.refused += 1,
             Some(_) => state.counts.retried += 1,
@@ -282,6 +374,56 @@ impl State {
         }
     }
 
+    fn invited(&mut self, lane: Lane) -> &mut Invited {
+        match lane {
+            Lane::Friend => &mut self.friends_invited,
+            Lane::Stranger => &mut self.strangers_invited,
+        }
+    }
+
+    /// Many permits are free, or more than people are on their way for.
+    fn invites(&mut self, lane: Lane, now: Duration) -> bool {
+        let permits = self.permits(lane);
+        let patience = self.patience();
+        let make_way = self.lane(lane).values().take(INVITED_TO_FULL).take_while(|one| one.since + patience <= now);
+        let make_way = u32::try_from(make_way.count()).unwrap_or(u32::MAX);
+        let free = permits.saturating_sub(self.under_way(lane)) + make_way;
+        free >= permits / 4 || self.invited(lane).expected(now) < f64::from(free)
+    }
+
+    fn withheld(&mut self, lane: Lane) -> &mut f64 {
+        match lane {
+            Lane::Friend => &mut self.friends_withheld,
+            Lane::Stranger => &mut self.strangers_withheld,
+        }
+    }
+
+    /// Work for one in this lane has waited so long for a thread.
+    fn waited(&mut self, lane: Lane, wait: Duration) {
+        self.usual_wait = self.usual_wait - self.usual_wait / USUAL_OF + wait / USUAL_OF;
+        let (max, withheld) = (f64::from(lane.max()), self.withheld(lane));
+        let permits = if wait > WAIT_MAX {
+            ((max - *withheld) * (1.0 - SHRINKS_BY)).max(f64::from(PERMITS_MIN))
+        } else {
+            (max - *withheld + GROWS_BY).min(max)
+        };
+        *withheld = max - permits;
+    }
+
+    /// How many may be under way in a lane now.
+    fn permits(&self, lane: Lane) -> u32 {
+        let withheld = match lane {
+            Lane::Friend => self.friends_withheld,
+            Lane::Stranger => self.strangers_withheld,
+        };
+        lane.max() - withheld as u32
+    }
+
+    /// How long one may be under way in a full lane.
+    fn patience(&self) -> Duration {
+        (self.usual * TIMES_USUAL).max(self.usual_wait * WAITS).clamp(FULL_PATIENCE, FULL_PATIENCE_MAX)
+    }
+
     fn under_way(&self, lane: Lane) -> u32 {
         let count = match lane {
             Lane::Friend => self.friends.len(),
@@ -296,14 +438,25 @@ impl State {
             Lane::Friend => &self.friends,
             Lane::Stranger => &self.strangers,
         };
-        let patience = (self.usual * TIMES_USUAL).clamp(FULL_PATIENCE, FULL_PATIENCE_MAX);
-        let is_old = |oldest: &UnderWay| oldest.since + patience <= now;
-        self.under_way(lane) < lane.max() || all.values().next().is_some_and(is_old)
+        let is_old = |oldest: &UnderWay| oldest.since + self.patience() <= now;
+        self.under_way(lane) < self.permits(lane) || all.values().next().is_some_and(is_old)
+    }
+
+    /// Whether one without proof, a stranger therefore, begins at once: nobody makes way for it.
+    fn takes_unproven_now(&self, is_friend: bool) -> bool {
+        let unproven_max = if is_friend { FRIENDS_UNPROVEN_MAX } else { UNPROVEN_MAX };
+        self.unproven < unproven_max && self.under_way(Lane::Stranger) < self.permits(Lane::Stranger)
+    }
+
+    /// The same, beside those who are about to be judged.
+    fn takes_unproven(&self, is_friend: bool, now: Duration) -> bool {
+        let coming = self.strangers_invited.expected(now).ceil() as u32;
+        self.takes_unproven_now(is_friend) && self.under_way(Lane::Stranger) + coming < self.permits(Lane::Stranger)
     }
 
     /// In a full lane the oldest gives its permit up.
     fn make_way(&mut self, lane: Lane) {
-        if self.under_way(lane) < lane.max() {
+        if self.under_way(lane) < self.permits(lane) {
             return;
         }
         if let Some((_, oldest)) = self.lane(lane).pop_first() {
@@ -421,6 +574,11 @@ impl Slot {
         }
     }
 
+    /// The work for it begins.
+    pub fn begins(&self, now: Duration) {
+        self.admission.state().waited(self.lane, now.saturating_sub(self.since));
+    }
+
     /// What it paid for has been done: an exchange came to its end.
     pub fn answered(&self, now: Duration) {
         let mut state = self.admission.state();
@@ -431,6 +589,11 @@ impl Slot {
     /// Notified when it is to end, because others need its permit.
     pub fn gives_way(&self) -> Arc<Notify> {
         self.gives_way.clone()
+    }
+
+    /// Whether it has a friend's permit.
+    pub fn is_friends(&self) -> bool {
+        self.lane == Lane::Friend
     }
 }
 
@@ -526,6 +689,7 @@ mod tests {
         assert!(matches!(judge(&admission, from("203.0.113.9", false), SECOND), Verdict::Retry), "perhaps a friend");
         let friends = accepted(&admission, from("203.0.113.9", true), SECOND, 2_000);
         assert_eq!(friends.len() as u32, FRIENDS_PER_ADDRESS_MAX, "the rest of one address are strangers");
+        assert!(matches!(judge(&admission, from("203.0.113.9", false), SECOND), Verdict::Refuse), "vain for it, too");
         drop(strangers);
         assert!(matches!(judge(&admission, from("192.0.2.1", true), SECOND), Verdict::Accept(_)));
     }
@@ -535,7 +699,7 @@ mod tests {
         let admission = admission(Rates { per_address: 5, per_prefix: 5 });
         admission.befriend(friend(), "203.0.113.9".parse().unwrap(), SECOND);
         let spoofed = accepted(&admission, from("203.0.113.9", false), SECOND, 1_000);
-        assert_eq!(spoofed.len(), 10, "as for any stranger");
+        assert_eq!(spoofed.len() as u32, FRIENDS_UNPROVEN_MAX, "as strangers, and fewer: a friend proves its address");
         assert_eq!(accepted(&admission, from("203.0.113.9", true), SECOND, 10).len(), 10, "friends still come in");
     }
 
@@ -598,6 +762,98 @@ mod tests {
         (0..100).for_each(|_| slots[0].answered(100 * SECOND));
         let at_most = SECOND + FULL_PATIENCE_MAX;
         assert!(matches!(judge(&admission, from("192.0.2.2", true), at_most), Verdict::Accept(_)), "nor ever");
+    }
+
+    /// Of so many first packets, those that were left out; the others are judged, and end at once.
+    fn overlooked(admission: &Arc<Admission>, ip: &str, now: Duration, packets: u64) -> u64 {
+        let is_left_out = |_: &u64| {
+            let is_left_out = admission.overlooks(ip.parse().unwrap(), now);
+            drop((!is_left_out).then(|| judge(admission, from(ip, false), now)));
+            is_left_out
+        };
+        (0..packets).filter(is_left_out).count() as u64
+    }
+
+    #[test]
+    fn where_there_is_no_room_so_many_are_told_and_the_rest_is_left_out() {
+        let admission = admission(Rates { per_address: 1_000_000, per_prefix: 1_000_000 });
+        admission.befriend(friend(), "203.0.113.9".parse().unwrap(), SECOND);
+        assert_eq!(overlooked(&admission, "192.0.2.1", SECOND, 10_000), 0, "there is room");
+        let slots = accepted(&admission, from("192.0.2.1", true), SECOND, STRANGERS_MAX);
+        assert_eq!(overlooked(&admission, "192.0.2.1", SECOND, 10_000), 10_000 - REFUSALS_PER_S);
+        assert_eq!(overlooked(&admission, "203.0.113.9", SECOND, 10_000), 0, "perhaps a friend");
+        assert_eq!(admission.counts().overlooked, 10_000 - REFUSALS_PER_S);
+        let later = SECOND + FULL_PATIENCE;
+        let asked = overlooked(&admission, "192.0.2.1", later, 10_000);
+        assert_eq!(asked, 10_000 - INVITED_TO_FULL as u64, "the oldest would make way for one with a proof");
+        drop(slots);
+        assert_eq!(overlooked(&admission, "192.0.2.1", later, 10_000), 0, "there is room again");
+    }
+
+    #[test]
+    fn a_crowd_that_proves_nothing_is_asked_so_many_times_for_its_proof() {
+        let admission = admission(Rates { per_address: 1_000_000, per_prefix: 1_000_000 });
+        let slots = accepted(&admission, from("192.0.2.1", false), SECOND, UNPROVEN_MAX);
+        assert_eq!(overlooked(&admission, "192.0.2.2", SECOND, 10_000), 10_000 - RETRIES_PER_S);
+        let later = 100 * SECOND;
+        assert_eq!(overlooked(&admission, "192.0.2.2", later, 10_000), 10_000 - RETRIES_PER_S * BURST_S as u64);
+        drop(slots);
+        assert_eq!(overlooked(&admission, "192.0.2.2", 2 * later, 10_000), 0);
+    }
+
+    #[test]
+    fn of_many_that_come_together_no_more_are_looked_at_than_there_are_permits() {
+        let admission = admission(Rates { per_address: 1_000_000, per_prefix: 1_000_000 });
+        let slots = accepted(&admission, from("192.0.2.1", true), SECOND, STRANGERS_MAX - 10);
+        let looked_at = (0..1_000).filter(|_| !admission.overlooks("192.0.2.2".parse().unwrap(), SECOND));
+        assert_eq!(looked_at.count(), 10, "before the first of them was judged");
+        drop(slots);
+    }
+
+    #[test]
+    fn who_is_begun_does_not_make_way_while_all_wait_for_a_thread() {
+        let admission = admission(Rates { per_address: 1_000_000, per_prefix: 1_000_000 });
+        let slots = accepted(&admission, from("192.0.2.1", true), SECOND, STRANGERS_MAX);
+        (0..100).for_each(|_| slots[0].begins(SECOND + WAIT_MAX));
+        let patience = WAIT_MAX * (WAITS - 1);
+        assert!(matches!(judge(&admission, from("192.0.2.2", true), SECOND + patience), Verdict::Refuse));
+        let most = SECOND + WAIT_MAX * WAITS;
+        assert!(matches!(judge(&admission, from("192.0.2.2", true), most), Verdict::Accept(_)));
+    }
+
+    #[test]
+    fn a_lane_shrinks_while_its_work_waits_for_a_thread_and_grows_again() {
+        let admission = admission(Rates { per_address: 1_000_000, per_prefix: 1_000_000 });
+        let first = accepted(&admission, from("192.0.2.1", true), SECOND, 1).remove(0);
+        let permits = || accepted(&admission, from("192.0.2.1", true), SECOND, STRANGERS_MAX).len() as u32 + 1;
+        (0..1_000).for_each(|_| first.begins(SECOND + WAIT_MAX));
+        assert_eq!(permits(), STRANGERS_MAX, "it did not wait long");
+        (0..10).for_each(|_| first.begins(SECOND + 2 * WAIT_MAX));
+        let fewer = permits();
+        assert!(fewer < STRANGERS_MAX * 9 / 10 && fewer > PERMITS_MIN, "{fewer}");
+        (0..10_000).for_each(|_| first.begins(SECOND + 2 * WAIT_MAX));
+        assert_eq!(permits(), PERMITS_MIN, "some are always there");
+        assert_eq!(admission.state().permits(Lane::Friend), FRIENDS_MAX, "friends have their own");
+        (0..10_000).for_each(|_| first.begins(SECOND));
+        assert_eq!(permits(), STRANGERS_MAX);
+    }
+
+    #[test]
+    fn no_more_are_asked_for_a_proof_than_there_are_permits() {
+        let admission = admission(Rates { per_address: 1_000_000, per_prefix: 1_000_000 });
+        let before = SECOND * 3 / 5;
+        let mut slots = accepted(&admission, from("192.0.2.1", false), before, UNPROVEN_MAX);
+        assert_eq!(overlooked(&admission, "192.0.2.2", before, 1_000), 0, "while many permits are free");
+        let free = 50;
+        slots.extend(accepted(&admission, from("192.0.2.1", true), SECOND, STRANGERS_MAX - UNPROVEN_MAX - 50));
+        let asked = |now| 1_000 - overlooked(&admission, "192.0.2.2", now, 1_000);
+        assert_eq!(asked(SECOND), free);
+        let soon = SECOND + INVITATION / 20;
+        assert_eq!(asked(soon), free / 20 + 1, "some are not expected any more");
+        let came = accepted(&admission, from("192.0.2.2", true), soon, 10);
+        assert_eq!(came.len(), 10);
+        assert_eq!(asked(soon), 0, "who came has a permit");
+        drop((slots, came));
     }
 
     /// Whether a notification is there.

@@ -12,6 +12,7 @@ use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use tokio::task::JoinHandle;
 
+use crate::admission::{Admission, Rates};
 use crate::clock::unix_now;
 use crate::config::Config;
 use crate::control::api::{ApiError, ErrorCode};
@@ -23,7 +24,7 @@ use crate::links;
 use crate::operations::policy;
 use crate::outbox::{self, OutboxBell};
 use crate::stores::{Opened, Stores};
-use crate::transport::Transport;
+use crate::transport::{Berths, Transport};
 use crate::views;
 
 /// How long a start waits until the sessions of a dead run are closed on disk.
@@ -42,6 +43,14 @@ impl BareNode {
     /// # Errors
     /// Whatever keeps it from listening.
     pub fn start(opened: Opened, config: Config) -> Result<BareNode, ApiError> {
+        BareNode::start_on(opened, config, Berths::shared())
+    }
+
+    /// As [`BareNode::start`], with connections on the threads of `berths`.
+    ///
+    /// # Errors
+    /// As [`BareNode::start`].
+    pub fn start_on(opened: Opened, config: Config, berths: Berths) -> Result<BareNode, ApiError> {
         let Opened { key, networks, stores, clock } = opened;
         let incarnation = entropy::incarnation()?;
         let events = Arc::new(EventLog::new());
@@ -64,7 +73,13 @@ impl BareNode {
                 revision = transition.revision.0, cause = transition.cause.as_str(), "trust changed");
             observer_events.push(transition.to.as_str(), Some(*peer), &views::event_cause(transition));
         });
-        let transport = Transport::bind(&config.listen, &key, &config.transport())
+        let rates = Rates { per_address: config.handshakes_per_address, per_prefix: config.handshakes_per_prefix };
+        let admission = Arc::new(Admission::new(rates));
+        let overlooks = {
+            let (admission, clock) = (admission.clone(), clock.clone());
+            Arc::new(move |ip| admission.overlooks(ip, clock.now().0))
+        };
+        let transport = Transport::bind_as(&config.listen, &key, &config.transport(), &berths, overlooks)
             .map_err(|error| ApiError::new(ErrorCode::Failure, format!("{error}.")).hint(error.hint()))?;
         let engine = Arc::new(Engine::new(Parts {
             book: Book::new(stores.trust.clone(), key.clone(), policy(&config), observer),
@@ -78,6 +93,8 @@ impl BareNode {
             health: stores.health(),
             outbox: OutboxBell::default(),
             networks,
+            admission,
+            berths,
             key,
         }));
         // What a dead run had not written of its networks is told now.

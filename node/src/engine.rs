@@ -23,7 +23,7 @@ use handfast_trust::{
     Sessions, Store, Updated,
 };
 
-use crate::admission::{Admission, Rates};
+use crate::admission::Admission;
 use crate::clock::{MonotonicClock, unix_now};
 use crate::config::Config;
 use crate::dial_budget::DialBudget;
@@ -37,7 +37,7 @@ use crate::reachable;
 use crate::registry::{Link, Promotion, Registry};
 use crate::resolve::Resolver;
 use crate::service::Services;
-use crate::transport::{CloseReason, DialError, Transport, canonical, close_reason};
+use crate::transport::{Berths, CloseReason, DialError, Transport, canonical, close_reason};
 
 /// How long one address may take to answer a dial.
 pub const DIAL_DEADLINE: Duration = Duration::from_secs(5);
@@ -111,6 +111,7 @@ pub struct Engine {
     pub upkeep: UpkeepBell,
     dials: DialBudget,
     pub admission: Arc<Admission>,
+    pub berths: Berths,
     key: SecretKey,
     own_address: Mutex<Option<(UnixMillis, SignedAddressRecord)>>,
     resolver: Resolver,
@@ -137,13 +138,13 @@ pub struct Parts {
     pub health: HealthCell,
     pub outbox: OutboxBell,
     pub networks: Arc<Networks>,
+    pub admission: Arc<Admission>,
+    pub berths: Berths,
     pub key: SecretKey,
 }
 
 impl Engine {
     pub fn new(parts: Parts) -> Engine {
-        let rates =
-            Rates { per_address: parts.config.handshakes_per_address, per_prefix: parts.config.handshakes_per_prefix };
         let registry = Arc::new(Registry::new(parts.book.me(), parts.sessions.clone(), parts.events.clone()));
         Engine {
             registry,
@@ -161,7 +162,8 @@ impl Engine {
             clock: parts.clock,
             health: parts.health,
             outbox: parts.outbox,
-            admission: Arc::new(Admission::new(rates)),
+            admission: parts.admission,
+            berths: parts.berths,
             key: parts.key,
             own_address: Mutex::default(),
             resolver: Resolver::default(),

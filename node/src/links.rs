@@ -22,7 +22,7 @@ use crate::engine::Engine;
 use crate::join::conversation;
 use crate::registry::{Link, Registration};
 use crate::service::{ServiceFault, ServiceStream};
-use crate::transport::{CloseReason, close_reason, peer_of};
+use crate::transport::{Berth, CloseReason, close_reason, peer_of};
 
 /// How long TLS may take.
 const TLS_DEADLINE: Duration = Duration::from_secs(5);
@@ -50,7 +50,11 @@ pub async fn accept(engine: Arc<Engine>) {
             engine.admission.judge(arrival, engine.clock.now().0, is_trusted)
         };
         match verdict {
-            Verdict::Accept(slot) => drop(tokio::spawn(handshake(engine.clone(), incoming, slot))),
+            Verdict::Accept(slot) => {
+                let berth = Berth::new(slot.is_friends());
+                let handshake = handshake(engine.clone(), incoming, slot, berth.clone());
+                engine.berths.spawn(&berth, handshake);
+            }
             Verdict::Retry => {
                 // Refused only for an address that is proven already, and then it needs no Retry.
                 if let Err(proven) = incoming.retry() {
@@ -63,9 +67,10 @@ pub async fn accept(engine: Arc<Engine>) {
 }
 
 /// TLS, paid for by the slot, and then the connection until it ends.
-async fn handshake(engine: Arc<Engine>, incoming: quinn::Incoming, slot: Slot) {
+async fn handshake(engine: Arc<Engine>, incoming: quinn::Incoming, slot: Slot, berth: Berth) {
+    slot.begins(engine.clock.now().0);
     let gives_way = slot.gives_way();
-    let connection = match incoming.accept() {
+    let connection = match berth.accept(incoming) {
         Ok(connecting) => tokio::select! {
             connected = timeout(TLS_DEADLINE, connecting) => connected,
             () = gives_way.notified() => return,
@@ -74,7 +79,7 @@ async fn handshake(engine: Arc<Engine>, incoming: quinn::Incoming, slot: Slot) {
     };
     match connection {
         Ok(Ok(connection)) => {
-            if let Some(registration) = admit(&engine, connection, slot) {
+            if let Some(registration) = admit(&engine, connection, slot, berth) {
                 serve(engine, registration).await;
             }
         }
@@ -85,7 +90,7 @@ async fn handshake(engine: Arc<Engine>, incoming: quinn::Incoming, slot: Slot) {
 
 /// A connection whose peer TLS has proven; `None` if it is closed again. Its slot goes with it until it is a session or at
 /// its end.
-fn admit(engine: &Arc<Engine>, connection: quinn::Connection, mut slot: Slot) -> Option<Registration> {
+fn admit(engine: &Arc<Engine>, connection: quinn::Connection, mut slot: Slot, berth: Berth) -> Option<Registration> {
     slot.authenticated();
     let close = |code: CloseCode| {
         connection.close(VarInt::from_u32(code.code()), b"");
@@ -100,7 +105,8 @@ fn admit(engine: &Arc<Engine>, connection: quinn::Connection, mut slot: Slot) ->
     {
         return close(CloseCode::Refused);
     }
-    engine.registry.register(peer, Role::Listener, connection.clone(), Some(slot)).or_else(|| close(CloseCode::Busy))
+    let paid_by = Some((slot, berth));
+    engine.registry.register(peer, Role::Listener, connection.clone(), paid_by).or_else(|| close(CloseCode::Busy))
 }
 
 /// Serves a registered connection until it ends.

@@ -1,10 +1,11 @@
-//! A running node: two runtimes, the order in which it starts, and the same order backwards.
+//! A running node: its runtimes, the order in which it starts, and the same order backwards.
 //!
 //! Start: lock, stores (`stores`), data runtime, sockets, engine, accept loop and outbox, control runtime, control
 //! socket, ready. Stop: control socket, intake, exchanges (2 s to finish), outbox, connections, data runtime, last
 //! drain, drainer, lock.
 //!
-//! Threads: the *data* runtime has as many workers as cores and runs everything that touches quinn; the *control*
+//! Threads: the *data* runtime has as many workers as cores and runs everything that touches quinn, but for what is done
+//! for strangers, which a second one with a lower priority, the *crowd*, does (`transport::berths`); the *control*
 //! runtime is one thread for the control API and timers, so that a storm on the wire cannot starve the operator. The
 //! drainer is a third kind: the one thread that writes record files.
 //!
@@ -34,7 +35,7 @@ use crate::operations::{Live, Operator};
 use crate::output::Output;
 use crate::stores;
 use crate::storm::slow_medium::{SlowDisk, SlowMedium};
-use crate::transport::seed_generator;
+use crate::transport::{Berths, CROWD_NICENESS, seed_generator, stand_back};
 
 /// How long running exchanges may take to finish when the node stops.
 const STOP_PATIENCE: Duration = Duration::from_secs(2);
@@ -60,6 +61,7 @@ pub struct Node {
     bare: BareNode,
     operator: Arc<Operator>,
     data: Runtime,
+    crowd: Runtime,
     control: JoinHandle<()>,
     stop_control: watch::Sender<bool>,
     socket: PathBuf,
@@ -96,12 +98,18 @@ impl Node {
         medium: impl FnOnce(RealDir) -> M,
     ) -> Result<Node, ApiError> {
         let opened = stores::open_all_on(data_dir, lock, medium)?;
-        let mut data = Builder::new_multi_thread();
-        let data = data.thread_name("data").on_thread_start(seed_generator).enable_all().build();
-        let data = data.map_err(|error| no_runtime(&error))?;
+        let runtime = |name: &str, start: fn()| {
+            let built = Builder::new_multi_thread().thread_name(name).on_thread_start(start).enable_all().build();
+            built.map_err(|error| no_runtime(&error))
+        };
+        let stand_back = || {
+            seed_generator();
+            stand_back(CROWD_NICENESS);
+        };
+        let (data, crowd) = (runtime("data", seed_generator)?, runtime("crowd", stand_back)?);
         let bare = {
             let _inside = data.enter();
-            BareNode::start(opened, config)?
+            BareNode::start_on(opened, config, Berths::apart(data.handle().clone(), crowd.handle().clone()))?
         };
         let engine = bare.engine().clone();
         let live = Live { engine: engine.clone(), data: data.handle().clone() };
@@ -109,7 +117,7 @@ impl Node {
         let socket = data_dir.control_socket(|name| std::env::var_os(name))?;
         let (stop_control, stopped) = watch::channel(false);
         let control = spawn_control(control, socket.clone(), operator.clone(), engine, data_dir, stopped)?;
-        Ok(Node { bare, operator, data, control, stop_control, socket })
+        Ok(Node { bare, operator, data, crowd, control, stop_control, socket })
     }
 
     /// As [`Node::start`], for whoever holds the directory's lock already.
@@ -167,7 +175,9 @@ impl Node {
             // Peers learn it from the close frame; those that do not, from silence.
             let _ = tokio::time::timeout(FAREWELL, engine.transport.wait_idle()).await;
         });
+        // What has timers of the other one ends first.
         self.data.shutdown_timeout(RUNTIME_PATIENCE);
+        self.crowd.shutdown_timeout(RUNTIME_PATIENCE);
         socket::remove(&self.socket);
         self.bare.close().map(|_| ())
     }

@@ -23,7 +23,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 use crate::admission::Slot;
 use crate::clock::unix_now;
 use crate::events::EventLog;
-use crate::transport::canonical;
+use crate::transport::{Berth, canonical};
 
 /// Connections that one peer may have at once: one each way, and one each that replaces it.
 pub const LINKS_PER_PEER_MAX: usize = 4;
@@ -58,8 +58,8 @@ pub struct Link {
 struct LinkState {
     session: Option<SessionId>,
     incarnation: Option<Incarnation>,
-    /// What admission reserved for it, until it is a session.
-    slot: Option<Slot>,
+    /// What admission reserved for it, and where it is worked for, until it is a session.
+    paid_by: Option<(Slot, Berth)>,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -113,12 +113,12 @@ impl Link {
 
     /// Notified when it is to end because others need its permit; never for one that has none.
     pub fn gives_way(&self) -> Arc<Notify> {
-        locked(&self.state).slot.as_ref().map(Slot::gives_way).unwrap_or_default()
+        locked(&self.state).paid_by.as_ref().map(|(slot, _)| slot.gives_way()).unwrap_or_default()
     }
 
     /// An exchange on it came to its end.
     pub fn answered(&self, now: Duration) {
-        if let Some(slot) = &locked(&self.state).slot {
+        if let Some((slot, _)) = &locked(&self.state).paid_by {
             slot.answered(now);
         }
     }
@@ -185,7 +185,7 @@ impl Registry {
         peer: PeerId,
         role: Role,
         connection: quinn::Connection,
-        slot: Option<Slot>,
+        paid_by: Option<(Slot, Berth)>,
     ) -> Option<Registration> {
         let link = Arc::new(Link {
             id: self.next_id.fetch_add(1, Ordering::Relaxed),
@@ -198,7 +198,7 @@ impl Registry {
             outbound_join: Semaphore::new(1),
             services: Arc::new(Semaphore::new(handfast_protocol::limits::SERVICE_STREAMS_MAX as usize)),
             orders: watch::Sender::new(Orders::default()),
-            state: Mutex::new(LinkState { slot, ..LinkState::default() }),
+            state: Mutex::new(LinkState { paid_by, ..LinkState::default() }),
         });
         let mut links = locked(&self.links);
         let of_peer = links.entry(peer).or_default();
@@ -235,7 +235,7 @@ impl Registry {
     /// and checks again afterwards: a revoke in between has either cut the link or is seen then.
     pub fn promote(&self, link: &Arc<Link>, incarnation: Incarnation, id: SessionId) -> Promotion {
         let mut replaced = Vec::new();
-        let paid_for;
+        let paid_by;
         {
             let links = locked(&self.links);
             let Some(of_peer) = links.get(&link.peer).filter(|list| list.iter().any(|l| l.id == link.id)) else {
@@ -267,11 +267,13 @@ impl Registry {
             self.sessions.begin(id, link.peer, link.role, remote.into(), unix_now());
             let mut state = locked(&link.state);
             state.session = Some(id);
-            paid_for = state.slot.take();
+            paid_by = state.paid_by.take();
             drop(state);
             self.session_count.fetch_add(1, Ordering::Relaxed);
         }
-        drop(paid_for);
+        if let Some((_slot, berth)) = paid_by {
+            berth.calm();
+        }
         for old in replaced {
             self.session_count.fetch_sub(1, Ordering::Relaxed);
             self.sessions.end(old, EndReason::Replaced, unix_now());
@@ -340,7 +342,7 @@ impl Registry {
         }
         self.end_session(link, EndReason::Lost);
         // Streams that are still ending may hold the link; the permit is free now.
-        drop(locked(&link.state).slot.take());
+        drop(locked(&link.state).paid_by.take());
         self.link_count.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -75,7 +75,7 @@ fn metric(node: &Node, name: &str) -> u64 {
 
 fn fates(node: &Node) -> u64 {
     let fate = |fate: &str| metric(node, &format!("handfast_first_packets_total{{fate=\"{fate}\"}}"));
-    ["accepted", "retried", "refused"].map(fate).iter().sum()
+    ["accepted", "retried", "refused", "overlooked"].map(fate).iter().sum()
 }
 
 #[test]

@@ -4,11 +4,14 @@
 //!
 //! A round takes as long as its group says, about; `--rounds` times that is the whole run.
 
-use anyhow::{Result, bail};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
 use handfast_benches::Table;
 use serde_json::Value;
 
-use crate::{Options, number, report};
+use crate::narrow::Quota;
+use crate::{Options, number, report, report_of};
 
 const COLUMNS: &[&str] = &[
     "",
@@ -30,6 +33,18 @@ const COLUMNS: &[&str] = &[
 struct Row(&'static str, &'static str, &'static str, &'static str);
 
 const ROWS: &[Row] = &[
+    Row(
+        "narrow",
+        "narrow node, 3 x its capacity",
+        "pending",
+        "--rate {3x} --duration 8s --peers 200000 --sources 64 --in-flight 20000 --mix pending=1",
+    ),
+    Row(
+        "narrow",
+        "narrow node, 10 x its capacity",
+        "pending",
+        "--rate {10x} --duration 8s --peers 200000 --sources 64 --in-flight 20000 --mix pending=1",
+    ),
     Row("overload", "open loop, 3 x the capacity", "new", "--rate {3x} --duration 8s --sources 64 --linger 15s"),
     Row("overload", "open loop, 10 x the capacity", "new", "--rate {10x} --duration 8s --sources 64 --linger 15s"),
     Row(
@@ -47,9 +62,9 @@ const ROWS: &[Row] = &[
     Row("friends", "200 known/s in a flood of 20,000/s", "known", "--scenario flood"),
     Row(
         "friends",
-        "1,000 friends at once, 50 strangers/s",
-        "pending",
-        "--rate 1050 --peers 6000 --duration 5s --sources 64 --mix known=20,pending=1 --default-limits",
+        "1,000 at once, 19 of 20 of them friends",
+        "new",
+        "--peers 6000 --concurrency 1000 --sources 64 --mix known=19,new=1 --default-limits",
     ),
     Row("slow", "200 new/s alone", "new", "--rate 200 --duration 12s --sources 64"),
     Row("slow", "200 new/s, 1,000 that hang at each of 5 stages", "new", "--scenario slowloris"),
@@ -61,31 +76,64 @@ const ROWS: &[Row] = &[
     Row("cut", "20 revocations/s in a storm of 20,000/s", "cut", "--scenario cut"),
 ];
 
+/// The group in which the node has this part of one processor, in percent, and the load all the rest.
+const NARROW: (&str, u64) = ("narrow", 15);
+
 /// Runs the groups that are named, or all of them.
 pub(crate) fn run(options: &Options, groups: &[String]) -> Result<()> {
     if let Some(unknown) = groups.iter().find(|group| !ROWS.iter().any(|row| row.0 == group.as_str())) {
-        bail!("no group {unknown}; groups are overload, spoofed, friends, slow, disk, vanish, cut");
+        bail!("no group {unknown}; groups are narrow, overload, spoofed, friends, slow, disk, vanish, cut");
     }
+    let is_wanted = |group: &str| groups.is_empty() || groups.iter().any(|wanted| wanted == group);
+    let quota = match Quota::of(NARROW.1) {
+        _ if !is_wanted(NARROW.0) => None,
+        Ok(quota) => Some(quota),
+        Err(error) => {
+            println!("left out: a node that has {} % of one processor: {error:#}", NARROW.1);
+            None
+        }
+    };
     let mut table = Table::new(COLUMNS);
-    let (peers, concurrency) = (options.peers.to_string(), options.concurrency.to_string());
     for _ in 0..options.rounds {
-        let capacity = report(options, &["--peers", &peers, "--concurrency", &concurrency])?;
-        let rate = number(&capacity, "/rate_per_s")?;
-        table.add("closed loop: the capacity", &figures(&capacity, "new", rate)?);
-        for Row(group, label, watched, arguments) in ROWS {
-            if !groups.is_empty() && !groups.iter().any(|wanted| wanted == group) {
-                continue;
-            }
-            let arguments = arguments
-                .replace("{3x}", &format!("{:.0}", rate * 3.0))
-                .replace("{10x}", &format!("{:.0}", rate * 10.0));
-            let arguments: Vec<&str> = arguments.split(' ').collect();
-            let found = report(options, &arguments)?;
-            table.add(label, &figures(&found, watched, rate)?);
-            beside(label, &found)?;
+        if let Some(quota) = &quota {
+            let storm = |arguments: &[&str]| {
+                report_of(&mut Command::new(&options.program), arguments, |storm| quota.take_node_of(storm))
+            };
+            let label = format!("narrow node ({} % of a processor), closed loop", NARROW.1);
+            let capacity = ["--peers", "1500", "--concurrency", "64", "--sources", "64", "--mix", "pending=1"];
+            turn(&mut table, (&label, "pending", &capacity), |group| group == NARROW.0, storm)?;
+        }
+        let (peers, concurrency) = (options.peers.to_string(), options.concurrency.to_string());
+        let capacity = ["--peers", &peers, "--concurrency", &concurrency];
+        let others = |group: &str| group != NARROW.0 && is_wanted(group);
+        if ROWS.iter().any(|row| others(row.0)) {
+            turn(&mut table, ("closed loop: the capacity", "new", &capacity), others, |arguments| {
+                report(options, arguments)
+            })?;
         }
     }
     println!("{}", table.show());
+    Ok(())
+}
+
+/// The capacity, and the rows of the groups that are wanted, once.
+fn turn(
+    table: &mut Table,
+    (label, watched, capacity): (&str, &str, &[&str]),
+    is_wanted: impl Fn(&str) -> bool,
+    storm: impl Fn(&[&str]) -> Result<Value>,
+) -> Result<()> {
+    let capacity = storm(capacity)?;
+    let rate = number(&capacity, "/rate_per_s")?;
+    table.add(label, &figures(&capacity, watched, rate)?);
+    for Row(group, label, watched, arguments) in ROWS.iter().filter(|row| is_wanted(row.0)) {
+        let arguments =
+            arguments.replace("{3x}", &format!("{:.0}", rate * 3.0)).replace("{10x}", &format!("{:.0}", rate * 10.0));
+        let arguments: Vec<&str> = arguments.split(' ').collect();
+        let found = storm(&arguments).with_context(|| format!("{group}: {label}"))?;
+        table.add(label, &figures(&found, watched, rate)?);
+        beside(label, &found)?;
+    }
     Ok(())
 }
 

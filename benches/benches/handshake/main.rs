@@ -11,9 +11,10 @@
 mod bare;
 mod conditions;
 mod keys;
+mod narrow;
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 use handfast_benches::Table;
@@ -30,7 +31,7 @@ const USAGE: &str = "\
 cargo bench -p handfast-benches --bench handshake -- [conditions [GROUP..]] [OPTIONS]
 
   conditions       storms beyond what the node can do, and beside slow disks, slow peers and floods; groups are
-                   overload, spoofed, friends, slow, disk, vanish, cut: 15 to 60 s a round each
+                   narrow (takes root), overload, spoofed, friends, slow, disk, vanish, cut: 15 to 60 s a round each
   --peers N        handshakes of one measurement [10000]
   --concurrency C  at once [64]
   --rounds N       how often each is made [5]
@@ -131,7 +132,16 @@ fn storm(options: &Options) -> Result<Figures> {
 
 /// The report of a storm, also of one whose truth was not good.
 fn report(options: &Options, arguments: &[&str]) -> Result<Value> {
-    let output = Command::new(&options.program).args(["--json", "storm"]).args(arguments).output()?;
+    report_of(&mut Command::new(&options.program), arguments, |_| Ok(()))
+}
+
+/// As [`report`], of this program, with its process in the hands of `started`.
+fn report_of(program: &mut Command, arguments: &[&str], started: impl FnOnce(u32) -> Result<()>) -> Result<Value> {
+    let storm =
+        program.args(["--json", "storm"]).args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let outcome = started(storm.id());
+    let output = storm.wait_with_output()?;
+    outcome?;
     serde_json::from_slice(&output.stdout)
         .with_context(|| format!("{arguments:?}: {}", String::from_utf8_lossy(&output.stderr)))
 }

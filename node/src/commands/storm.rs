@@ -51,6 +51,7 @@ fn wishes(arguments: &StormArgs) -> Wishes {
         fsync_delay: arguments.fsync_delay.clone(),
         fsync_hang: arguments.fsync_hang.clone(),
         linger: arguments.linger.clone(),
+        in_flight: arguments.in_flight,
         default_limits: arguments.default_limits.then_some(true),
     }
 }

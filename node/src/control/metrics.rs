@@ -70,7 +70,12 @@ pub fn openmetrics(status: &StatusReply, measured: &Measured) -> String {
     if let Some((counts, in_use)) = measured.admission {
         let name = "handfast_first_packets";
         family(&mut text, name, "counter", "First packets of connections, by what became of them");
-        let fates = [("accepted", counts.accepted), ("retried", counts.retried), ("refused", counts.refused)];
+        let fates = [
+            ("accepted", counts.accepted),
+            ("retried", counts.retried),
+            ("refused", counts.refused),
+            ("overlooked", counts.overlooked),
+        ];
         for (fate, count) in fates {
             sample(&mut text, &format!("{name}_total{{fate=\"{fate}\"}}"), count);
         }

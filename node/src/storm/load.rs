@@ -8,7 +8,7 @@
 //! does runs on threads of its own with a lower priority ([`CROWD_NICENESS`]): a generator on the node's own machine is
 //! not to take the processors that the node needs, nor those of the peers whose latency is measured beside the crowd.
 //!
-//! Invariants (BOUND): in an open loop [`IN_FLIGHT_MAX`] operations of the crowd and as many others at once, and
+//! Invariants (BOUND): in an open loop as many operations of the crowd as the plan says, and as many others at once, and
 //! [`BESIDE_MAX`] hostile ones; an arrival that finds no place is not sent, which is counted as a failure. Every
 //! conversation has a deadline, so the load ends when its time is over and the last deadline with it.
 
@@ -36,8 +36,6 @@ use super::watch::Socket;
 use crate::control::api::ApiError;
 use crate::transport::Callers;
 
-/// Operations that an open loop may have begun and not ended: more than a node has permits for strangers.
-pub const IN_FLIGHT_MAX: u64 = 512;
 /// How far the crowd's threads stand back (nice(2)).
 pub const CROWD_NICENESS: i32 = 10;
 /// Hostile operations at once.
@@ -297,7 +295,7 @@ impl Load {
                 self.spoof(kind, number);
                 continue;
             }
-            if self.counter(kind).load(Ordering::Relaxed) >= IN_FLIGHT_MAX {
+            if self.counter(kind).load(Ordering::Relaxed) >= u64::from(self.plan.in_flight) {
                 self.failed(kind, Fault::NotSent);
                 continue;
             }

@@ -52,7 +52,7 @@ use self::watch::{Progress, Socket, Watch};
 use crate::config::Config;
 use crate::control::api::{ApiError, ErrorCode};
 use crate::output::Output;
-use crate::transport::Callers;
+use crate::transport::{Callers, stand_back};
 
 /// How long a node may take to notice that everybody has gone: its keep-alive of 10 s begins an idle time of 30 s anew.
 const SETTLE_PATIENCE: Duration = Duration::from_secs(50);
@@ -79,7 +79,7 @@ pub fn run(
         let built = Builder::new_multi_thread().thread_name(name).on_thread_start(start).enable_all().build();
         built.map_err(|error| ApiError::new(ErrorCode::Failure, format!("The runtime cannot start: {error}.")))
     };
-    let (calm, crowd) = (runtime("storm", || {})?, runtime("crowd", stand_back)?);
+    let (calm, crowd) = (runtime("storm", || {})?, runtime("crowd", || stand_back(load::CROWD_NICENESS))?);
     let threads = Threads { calm: calm.handle().clone(), crowd: crowd.handle().clone() };
     let own = match target {
         Some(_) => None,
@@ -89,12 +89,6 @@ pub fn run(
     crowd.shutdown_timeout(Duration::from_secs(1));
     calm.shutdown_timeout(Duration::from_secs(1));
     outcome
-}
-
-/// Of the calling thread alone: on Linux, priority belongs to a thread.
-fn stand_back() {
-    // Where it is not permitted, the crowd is as loud as everybody.
-    let _ = rustix::process::nice(load::CROWD_NICENESS);
 }
 
 async fn storm(
@@ -200,7 +194,7 @@ async fn spoofers(load: &Load) -> Result<Option<Spoofers>, ApiError> {
         ApiError::new(ErrorCode::Failure, format!("First packets cannot be recorded: {error}."))
     };
     let packets = spoof::record(&load.callers, &load.target.peer, SPOOFED_PACKETS).await.map_err(failed)?;
-    Spoofers::new(packets, &load.plan.addresses(load.target.at)).map(Some).map_err(failed)
+    Spoofers::new(packets, &load.plan.crowd_addresses(load.target.at)).map(Some).map_err(failed)
 }
 
 fn load_for(plan: &Plan, target: Target, threads: Threads, control: Option<Socket>) -> Result<Load, ApiError> {
@@ -210,6 +204,7 @@ fn load_for(plan: &Plan, target: Target, threads: Threads, control: Option<Socke
         ApiError::new(ErrorCode::Failure, format!("{error}.")).hint(error.hint())
     };
     let callers = Callers::bind(&from, &settings).map_err(no_socket)?;
+    let from = plan.crowd_addresses(target.at);
     let few = from.get(..from.len().min(4)).unwrap_or_default();
     let (crowd, mute) = {
         let _inside = threads.crowd.enter();

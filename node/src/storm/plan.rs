@@ -19,6 +19,11 @@ pub const PEERS_MAX: u64 = 1_000_000;
 /// Conversations at once without other wishes.
 const CONCURRENCY_DEFAULT: u32 = 64;
 const CONCURRENCY_MAX: u32 = 10_000;
+/// Operations that an open loop may have begun and not ended, without other wishes: more than a node has permits for
+/// strangers.
+const IN_FLIGHT_DEFAULT: u32 = 512;
+/// About 30 KB each.
+const IN_FLIGHT_MAX: u64 = 65_536;
 const RATE_MAX: f64 = 1_000_000.0;
 /// A day.
 const DURATION_MAX: Duration = Duration::from_secs(24 * 3_600);
@@ -65,6 +70,7 @@ pub struct Wishes {
     pub fsync_delay: Option<String>,
     pub fsync_hang: Option<String>,
     pub linger: Option<String>,
+    pub in_flight: Option<u32>,
     pub default_limits: Option<bool>,
 }
 
@@ -90,6 +96,9 @@ pub struct Plan {
     /// How long the own node's disk hangs, once.
     #[serde(default)]
     pub fsync_hang_ms: u64,
+    /// Operations of the crowd that an open loop may have under way.
+    #[serde(default = "in_flight_default")]
+    pub in_flight: u32,
     /// How long the own node's memory is watched after the load.
     #[serde(default)]
     pub linger_ms: u64,
@@ -119,6 +128,7 @@ impl Wishes {
             fsync_delay: self.fsync_delay.or(under.fsync_delay),
             fsync_hang: self.fsync_hang.or(under.fsync_hang),
             linger: self.linger.or(under.linger),
+            in_flight: self.in_flight.or(under.in_flight),
             default_limits: self.default_limits.or(under.default_limits),
         }
     }
@@ -192,6 +202,7 @@ impl Plan {
         };
         within("--peers", peers, 1, PEERS_MAX)?;
         within("--concurrency", wishes.concurrency.map(u64::from), 1, u64::from(CONCURRENCY_MAX))?;
+        within("--in-flight", wishes.in_flight.map(u64::from), 1, IN_FLIGHT_MAX)?;
         within("--sources", wishes.sources.map(u64::from), 1, u64::from(SOURCES_MAX))?;
         if wishes.rate.is_some_and(|rate| !(rate > 0.0 && rate <= RATE_MAX)) {
             return Err(usage("--rate is out of its range.".to_owned(), "more than 0, up to 1000000"));
@@ -212,6 +223,7 @@ impl Plan {
             churn_ms: churn.map(millis),
             fsync_delay_ms: delay.map_or(0, millis),
             fsync_hang_ms: hang.map_or(0, millis),
+            in_flight: wishes.in_flight.unwrap_or(IN_FLIGHT_DEFAULT),
             linger_ms: linger.map_or(0, millis),
             default_limits: wishes.default_limits.unwrap_or(false),
         };
@@ -244,6 +256,15 @@ impl Plan {
     /// Where the simulated peers come from. With sources, each in a /24 of its own, so that limits on prefixes see as
     /// many; `target` says of which family they are otherwise.
     pub fn addresses(&self, target: SocketAddr) -> Vec<SocketAddr> {
+        self.hosts(target, 1)
+    }
+
+    /// The same for the crowd: with sources, another address of the same networks each.
+    pub fn crowd_addresses(&self, target: SocketAddr) -> Vec<SocketAddr> {
+        self.hosts(target, 2)
+    }
+
+    fn hosts(&self, target: SocketAddr, host: u8) -> Vec<SocketAddr> {
         let any = match target.ip().to_canonical() {
             IpAddr::V4(ip) if ip.is_loopback() => IpAddr::V4(Ipv4Addr::LOCALHOST),
             IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
@@ -253,13 +274,17 @@ impl Plan {
         let own = |number: u32| {
             let (second, third) = (number / 250, number % 250);
             let octet = |n: u32| u8::try_from(n % 256).unwrap_or_default();
-            IpAddr::V4(Ipv4Addr::new(127, octet(1 + second), octet(third), 1))
+            IpAddr::V4(Ipv4Addr::new(127, octet(1 + second), octet(third), host))
         };
         match self.sources {
             Some(sources) => (0..sources).map(|number| SocketAddr::new(own(number), 0)).collect(),
             None => (0..ENDPOINTS_DEFAULT).map(|_| SocketAddr::new(any, 0)).collect(),
         }
     }
+}
+
+fn in_flight_default() -> u32 {
+    IN_FLIGHT_DEFAULT
 }
 
 fn within(name: &str, value: Option<u64>, min: u64, max: u64) -> Result<(), ApiError> {

@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub(super) async fn vanish(load: &Load, stage: u64) -> Result<(), Fault> {
     let Some(mut peer) = load.new_friend() else { return Err(Fault::NotSent) };
     let datagrams = u32::try_from(1 + stage % DATAGRAMS).unwrap_or(1);
-    let from = load.plan.addresses(load.target.at);
+    let from = load.plan.crowd_addresses(load.target.at);
     let place = usize::try_from(peer.number).unwrap_or_default() % from.len().max(1);
     let wrap = |socket| MuteSocket::wrap(socket, Muteness::After { datagrams });
     let settings = Config::default().transport();

@@ -7,9 +7,11 @@
 //! Not here: who may come in (`admission`), what is said on streams (`driver`), which connection stays (`registry`),
 //! and how long an accepted handshake may take (its caller: TLS 5 s).
 
+mod berths;
 mod callers;
 mod ending;
 mod resets;
+mod sieve;
 mod socket;
 mod tls;
 
@@ -25,10 +27,13 @@ use std::time::Duration;
 
 use handfast_protocol::limits::STREAMS_MAX;
 use handfast_protocol::{CloseCode, PeerId, SecretKey};
-use quinn::{AckFrequencyConfig, IdleTimeout, TokioRuntime, TransportConfig, ValidationTokenConfig, VarInt};
+use quinn::{AckFrequencyConfig, IdleTimeout, Runtime as _, TransportConfig, ValidationTokenConfig, VarInt};
 
+pub use self::berths::{Berth, Berths, CROWD_NICENESS, stand_back};
 pub use self::callers::{Caller, Callers};
 pub use self::ending::{CloseReason, DialError, TransportError, close_reason};
+pub use self::sieve::Overlooks;
+use self::sieve::Sieve;
 use self::tls::{Found, Tls};
 pub use self::tls::{KeyExchange, seed_generator};
 
@@ -86,16 +91,34 @@ impl Transport {
         key: &SecretKey,
         settings: &TransportSettings,
     ) -> Result<Transport, TransportError> {
+        Transport::bind_as(listen, key, settings, &Berths::shared(), Arc::new(|_| false))
+    }
+
+    /// As [`Transport::bind`], with connections on the threads of `berths`, and without the first packets that `overlooks`
+    /// leaves out.
+    ///
+    /// # Errors
+    /// As [`Transport::bind`].
+    pub fn bind_as(
+        listen: &[SocketAddr],
+        key: &SecretKey,
+        settings: &TransportSettings,
+        berths: &Berths,
+        overlooks: Overlooks,
+    ) -> Result<Transport, TransportError> {
         let tls = Tls::new(key, settings.key_exchange);
         let quic = Arc::new(quic_settings(settings));
         let server = server_config(&tls, &quic)?;
         let mut endpoints = Vec::with_capacity(listen.len());
         for socket in socket::bind_all(listen, settings.socket_buffer_bytes)? {
             let failed = |source| TransportError::Socket { address: socket.local, source };
-            let runtime = Arc::new(TokioRuntime);
-            let config = resets::endpoint_config(key, socket.local);
-            let endpoint =
-                quinn::Endpoint::new(config, Some(server.clone()), socket.socket, runtime).map_err(failed)?;
+            let runtime = Arc::new(berths.clone());
+            let keys = resets::Keys::of(key, socket.local);
+            let behind = runtime.wrap_udp_socket(socket.socket).map_err(failed)?;
+            let behind = Sieve::before(behind, keys.ids(), overlooks.clone());
+            let server = Some(server.clone());
+            let endpoint = quinn::Endpoint::new_with_abstract_socket(keys.endpoint_config(), server, behind, runtime);
+            let endpoint = endpoint.map_err(failed)?;
             endpoints.push(Listener { endpoint, local: socket.local, takes_ipv4: socket.takes_ipv4 });
         }
         Ok(Transport { own: key.peer_id(), tls, quic, endpoints, turn: AtomicUsize::new(0) })

@@ -15,19 +15,38 @@ use zeroize::Zeroizing;
 
 const PURPOSE: &str = "handfast 2026 stateless resets of an endpoint";
 
-/// Settings of the endpoint at `local`.
-pub(super) fn endpoint_config(key: &SecretKey, local: SocketAddr) -> EndpointConfig {
-    let mut hasher = blake3::Hasher::new_derive_key(PURPOSE);
-    hasher.update(&*Zeroizing::new(key.signing_key().to_bytes()));
-    hasher.update(local.to_string().as_bytes());
-    let mut keys = Zeroizing::new([0; 40]);
-    hasher.finalize_xof().fill(&mut *keys);
-    let (tokens, ids) = keys.split_first_chunk::<32>().unwrap_or((&[0; 32], &[]));
-    let ids = ids.first_chunk::<8>().copied().map_or(0, u64::from_le_bytes);
-    let mut config = EndpointConfig::new(Arc::new(TokenKey(Zeroizing::new(*tokens))));
-    // A packet with an id that was never given out is not answered.
-    config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(ids)));
-    config
+/// Of one endpoint: for its resets, and for the connection ids that it gives out.
+pub(super) struct Keys {
+    tokens: Zeroizing<[u8; 32]>,
+    ids: u64,
+}
+
+impl Keys {
+    /// Those of the endpoint at `local`.
+    pub(super) fn of(key: &SecretKey, local: SocketAddr) -> Keys {
+        let mut hasher = blake3::Hasher::new_derive_key(PURPOSE);
+        hasher.update(&*Zeroizing::new(key.signing_key().to_bytes()));
+        hasher.update(local.to_string().as_bytes());
+        let mut keys = Zeroizing::new([0; 40]);
+        hasher.finalize_xof().fill(&mut *keys);
+        let (tokens, ids) = keys.split_first_chunk::<32>().unwrap_or((&[0; 32], &[]));
+        let ids = ids.first_chunk::<8>().copied().map_or(0, u64::from_le_bytes);
+        Keys { tokens: Zeroizing::new(*tokens), ids }
+    }
+
+    /// What gives out connection ids, and knows them again.
+    pub(super) fn ids(&self) -> HashedConnectionIdGenerator {
+        HashedConnectionIdGenerator::from_key(self.ids)
+    }
+
+    /// Settings of the endpoint.
+    pub(super) fn endpoint_config(&self) -> EndpointConfig {
+        let mut config = EndpointConfig::new(Arc::new(TokenKey(self.tokens.clone())));
+        // A packet with an id that was never given out is not answered.
+        let ids = self.ids;
+        config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(ids)));
+        config
+    }
 }
 
 struct TokenKey(Zeroizing<[u8; 32]>);
