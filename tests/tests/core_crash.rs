@@ -175,7 +175,7 @@ fn run_one<M: Medium>(
     // With and without room allocated ahead.
     let allocation_bytes = if n % 2 == 0 { SMALL.allocation_bytes } else { 0 };
     // Whatever is changed gathers first, or is written at once.
-    let gather_delay = if n % 2 == 0 { Duration::ZERO } else { GATHER_DELAY };
+    let gather_delay = if (n % 2 == 0) == (sector == 512) { Duration::ZERO } else { GATHER_DELAY };
     let tuning = Tuning { batch_bytes_max, allocation_bytes, gather_delay, ..SMALL };
     let mut run = Run::create(&disk, wrap(disk.clone()), tuning);
     scenario(&mut run, n);
