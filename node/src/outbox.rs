@@ -115,7 +115,10 @@ pub async fn run(engine: Arc<Engine>, rng: StdRng) {
         in_flight: HashMap::new(),
         rng,
     };
+    // Who was rung for before is found by looking: after both it would be tried twice.
+    let rung = bell.take();
     outbox.fill();
+    outbox.rung(Rung { deliver: HashSet::new(), ..rung });
     loop {
         outbox.start_due();
         let next = outbox.queue.first().map(|(due, _)| *due).filter(|_| outbox.running.len() < CONTACTS_MAX);
