@@ -337,10 +337,12 @@ impl Peer {
             return None;
         }
         let mut machine = Responder::new(self.parties(target));
-        let decided = || {
+        // Whatever it is told it holds, at once: a node tells a peer again that does not.
+        let mut holds = self.theirs.as_ref().map(Verified::held);
+        let decided = |holds| {
             let terms = AnswerTerms {
                 disposition: Disposition::Granted,
-                holds: self.theirs.as_ref().map(Verified::held),
+                holds,
                 statement: self.ours.as_ref().map(|ours| ours.signed().clone()),
                 yours: None,
                 incarnation: self.incarnation,
@@ -352,7 +354,11 @@ impl Peer {
         let mut next = ResponderInput::Frame(read_frame_in_time(recv, FRAME_BYTES_MAX).await.ok()??);
         loop {
             next = match machine.handle(next) {
-                ResponderOutput::Merge(_) | ResponderOutput::Reconsider => decided(),
+                ResponderOutput::Merge(shown) => {
+                    holds = shown.theirs.as_ref().map(Verified::held).or(holds);
+                    decided(holds)
+                }
+                ResponderOutput::Reconsider => decided(holds),
                 ResponderOutput::AwaitDurable(revision) => ResponderInput::Durable(revision),
                 ResponderOutput::Answer(frame) => {
                     send.write_all(&frame).await.ok()?;
