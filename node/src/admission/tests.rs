@@ -1,0 +1,268 @@
+use super::lanes::{INVITATION, INVITED_TO_FULL};
+use super::sources::BURST_S;
+use super::*;
+
+const RATES: Rates = Rates { per_address: 10, per_prefix: 40 };
+const SECOND: Duration = Duration::from_secs(1);
+
+fn admission(rates: Rates) -> Arc<Admission> {
+    Arc::new(Admission::new(rates))
+}
+
+fn from(text: &str, is_validated: bool) -> Arrival {
+    Arrival { remote: SocketAddr::new(text.parse().unwrap(), 4433), is_validated }
+}
+
+fn friend() -> PeerId {
+    PeerId::from_stored([7; 32])
+}
+
+fn judge(admission: &Arc<Admission>, arrival: Arrival, now: Duration) -> Verdict {
+    admission.judge(arrival, now, |peer| *peer == friend())
+}
+
+fn accepted(admission: &Arc<Admission>, arrival: Arrival, now: Duration, tries: u32) -> Vec<Slot> {
+    let slot = |_| match judge(admission, arrival, now) {
+        Verdict::Accept(slot) => Some(slot),
+        _ => None,
+    };
+    (0..tries).filter_map(slot).collect()
+}
+
+#[test]
+fn an_address_gets_its_rate_and_then_must_prove_itself_and_then_is_refused() {
+    let admission = admission(RATES);
+    let slots = accepted(&admission, from("192.0.2.1", false), SECOND, 100);
+    assert_eq!(slots.len(), 20, "two seconds of ten");
+    assert!(matches!(judge(&admission, from("192.0.2.1", false), SECOND), Verdict::Retry));
+    assert!(matches!(judge(&admission, from("192.0.2.1", true), SECOND), Verdict::Refuse));
+    drop(slots);
+    assert_eq!(accepted(&admission, from("192.0.2.1", false), 2 * SECOND, 100).len(), 10);
+}
+
+#[test]
+fn a_prefix_bounds_its_addresses_together() {
+    let admission = admission(Rates { per_address: 10, per_prefix: 20 });
+    let mut all = 0;
+    for host in 1..=50 {
+        all += accepted(&admission, from(&format!("192.0.2.{host}"), true), SECOND, 10).len();
+    }
+    assert_eq!(all, 40, "two seconds of twenty");
+    assert!(matches!(judge(&admission, from("198.51.100.1", true), SECOND), Verdict::Accept(_)));
+}
+
+#[test]
+fn the_addresses_of_an_ipv6_64_are_one_source() {
+    let admission = admission(RATES);
+    let mut all = 0;
+    for host in 1..=100 {
+        all += accepted(&admission, from(&format!("2001:db8:1:2::{host:x}"), true), SECOND, 1).len();
+    }
+    assert_eq!(all, 20);
+}
+
+#[test]
+fn a_crowd_must_prove_its_addresses() {
+    let admission = admission(Rates { per_address: 1_000, per_prefix: 1_000 });
+    let slots = accepted(&admission, from("192.0.2.1", false), SECOND, 1_000);
+    assert_eq!(slots.len() as u32, UNPROVEN_MAX);
+    assert!(matches!(judge(&admission, from("192.0.2.2", false), SECOND), Verdict::Retry));
+    assert!(matches!(judge(&admission, from("192.0.2.2", true), SECOND), Verdict::Accept(_)));
+    let mut slots = slots;
+    slots[0].authenticated();
+    assert!(matches!(judge(&admission, from("192.0.2.2", false), SECOND), Verdict::Accept(_)), "a key is enough");
+}
+
+#[test]
+fn strangers_cannot_take_the_friends_permits_nor_friends_the_strangers() {
+    let admission = admission(Rates { per_address: 1_000_000, per_prefix: 1_000_000 });
+    admission.befriend(friend(), "203.0.113.9".parse().unwrap(), SECOND);
+    let strangers = accepted(&admission, from("192.0.2.1", true), SECOND, 2_000);
+    assert_eq!(strangers.len() as u32, STRANGERS_MAX);
+    assert!(matches!(judge(&admission, from("192.0.2.1", true), SECOND), Verdict::Refuse));
+    assert!(matches!(judge(&admission, from("192.0.2.1", false), SECOND), Verdict::Refuse), "Retry would be vain");
+    assert!(matches!(judge(&admission, from("203.0.113.9", false), SECOND), Verdict::Retry), "perhaps a friend");
+    let friends = accepted(&admission, from("203.0.113.9", true), SECOND, 2_000);
+    assert_eq!(friends.len() as u32, FRIENDS_PER_ADDRESS_MAX, "the rest of one address are strangers");
+    assert!(matches!(judge(&admission, from("203.0.113.9", false), SECOND), Verdict::Refuse), "vain for it, too");
+    drop(strangers);
+    assert!(matches!(judge(&admission, from("192.0.2.1", true), SECOND), Verdict::Accept(_)));
+}
+
+#[test]
+fn a_spoofed_friends_address_takes_no_friends_permit() {
+    let admission = admission(Rates { per_address: 5, per_prefix: 5 });
+    admission.befriend(friend(), "203.0.113.9".parse().unwrap(), SECOND);
+    let spoofed = accepted(&admission, from("203.0.113.9", false), SECOND, 1_000);
+    assert_eq!(spoofed.len() as u32, FRIENDS_UNPROVEN_MAX, "as strangers, and fewer: a friend proves its address");
+    assert_eq!(accepted(&admission, from("203.0.113.9", true), SECOND, 10).len(), 10, "friends still come in");
+}
+
+#[test]
+fn a_friend_is_one_only_while_trusted_and_for_thirty_days() {
+    let admission = admission(Rates { per_address: 1, per_prefix: 1 });
+    admission.befriend(friend(), "203.0.113.9".parse().unwrap(), SECOND);
+    let arrival = from("203.0.113.9", true);
+    let slots: Vec<_> = (0..10).map(|_| admission.judge(arrival, SECOND, |_| false)).collect();
+    assert_eq!(slots.iter().filter(|v| matches!(v, Verdict::Accept(_))).count(), 2, "revoked: a stranger");
+    let later = FRIEND_FOR + 2 * SECOND;
+    assert_eq!(accepted(&admission, arrival, later, 10).len(), 2, "a month later: a stranger");
+}
+
+#[test]
+fn every_reservation_comes_back_once() {
+    let admission = admission(Rates { per_address: 1_000_000, per_prefix: 1_000_000 });
+    admission.befriend(friend(), "203.0.113.9".parse().unwrap(), SECOND);
+    let mut slots = accepted(&admission, from("192.0.2.1", true), SECOND, 100);
+    slots.extend(accepted(&admission, from("192.0.2.1", false), SECOND, 10));
+    slots.extend(accepted(&admission, from("203.0.113.9", true), SECOND, 100));
+    let (friends, strangers) = (FRIENDS_PER_ADDRESS_MAX, 210 - FRIENDS_PER_ADDRESS_MAX);
+    assert_eq!(admission.in_use(), InUse { half_open: 210, friends, strangers, friend_addresses: 1 });
+    slots.iter_mut().step_by(2).for_each(Slot::authenticated);
+    slots.iter_mut().step_by(2).for_each(Slot::authenticated);
+    assert_eq!(admission.in_use(), InUse { half_open: 105, friends, strangers, friend_addresses: 1 });
+    slots.clear();
+    assert_eq!(admission.in_use(), InUse::default());
+    assert_eq!(admission.state().unproven, 0);
+}
+
+#[test]
+fn who_sits_on_a_permit_makes_way_for_one_who_has_proven_an_address() {
+    let admission = admission(Rates { per_address: 1_000_000, per_prefix: 1_000_000 });
+    let sitting = accepted(&admission, from("192.0.2.1", true), SECOND, STRANGERS_MAX);
+    let soon = SECOND + FULL_PATIENCE - Duration::from_millis(1);
+    assert!(matches!(judge(&admission, from("192.0.2.2", true), soon), Verdict::Refuse), "it has its time");
+    let later = SECOND + FULL_PATIENCE;
+    assert!(matches!(judge(&admission, from("192.0.2.2", false), later), Verdict::Retry), "not for a spoofed one");
+    let next = accepted(&admission, from("192.0.2.2", true), later, 3);
+    assert_eq!((next.len(), admission.in_use().strangers), (3, STRANGERS_MAX));
+    let told = |slot: &Slot| tokio_told(&slot.gives_way());
+    assert!(sitting[..3].iter().all(told), "the oldest");
+    assert!(!sitting[3..].iter().any(told));
+    assert_eq!(admission.counts().evicted, 3);
+    drop(sitting);
+    assert_eq!(admission.in_use().strangers, 3, "a permit that was given up is not given back again");
+    drop(next);
+    assert_eq!(admission.in_use(), InUse::default());
+}
+
+#[test]
+fn where_all_take_long_nobody_makes_way_early() {
+    let admission = admission(Rates { per_address: 1_000_000, per_prefix: 1_000_000 });
+    let slots = accepted(&admission, from("192.0.2.1", true), SECOND, STRANGERS_MAX);
+    let took = FULL_PATIENCE;
+    (0..100).for_each(|_| slots[0].answered(SECOND + took));
+    assert!(matches!(judge(&admission, from("192.0.2.2", true), SECOND + 3 * took), Verdict::Refuse));
+    assert!(matches!(judge(&admission, from("192.0.2.2", true), SECOND + 4 * took), Verdict::Accept(_)));
+    (0..100).for_each(|_| slots[0].answered(100 * SECOND));
+    let at_most = SECOND + FULL_PATIENCE_MAX;
+    assert!(matches!(judge(&admission, from("192.0.2.2", true), at_most), Verdict::Accept(_)), "nor ever");
+}
+
+/// Of so many first packets, those that were left out; the others are judged, and end at once.
+fn overlooked(admission: &Arc<Admission>, ip: &str, now: Duration, packets: u64) -> u64 {
+    let is_left_out = |_: &u64| {
+        let is_left_out = admission.overlooks(ip.parse().unwrap(), now);
+        drop((!is_left_out).then(|| judge(admission, from(ip, false), now)));
+        is_left_out
+    };
+    (0..packets).filter(is_left_out).count() as u64
+}
+
+#[test]
+fn where_there_is_no_room_so_many_are_told_and_the_rest_is_left_out() {
+    let admission = admission(Rates { per_address: 1_000_000, per_prefix: 1_000_000 });
+    admission.befriend(friend(), "203.0.113.9".parse().unwrap(), SECOND);
+    assert_eq!(overlooked(&admission, "192.0.2.1", SECOND, 10_000), 0, "there is room");
+    let slots = accepted(&admission, from("192.0.2.1", true), SECOND, STRANGERS_MAX);
+    assert_eq!(overlooked(&admission, "192.0.2.1", SECOND, 10_000), 10_000 - REFUSALS_PER_S);
+    assert_eq!(overlooked(&admission, "203.0.113.9", SECOND, 10_000), 0, "perhaps a friend");
+    assert_eq!(admission.counts().overlooked, 10_000 - REFUSALS_PER_S);
+    let later = SECOND + FULL_PATIENCE;
+    let asked = overlooked(&admission, "192.0.2.1", later, 10_000);
+    assert_eq!(asked, 10_000 - INVITED_TO_FULL as u64, "the oldest would make way for one with a proof");
+    drop(slots);
+    assert_eq!(overlooked(&admission, "192.0.2.1", later, 10_000), 0, "there is room again");
+}
+
+#[test]
+fn a_crowd_that_proves_nothing_is_asked_so_many_times_for_its_proof() {
+    let admission = admission(Rates { per_address: 1_000_000, per_prefix: 1_000_000 });
+    let slots = accepted(&admission, from("192.0.2.1", false), SECOND, UNPROVEN_MAX);
+    assert_eq!(overlooked(&admission, "192.0.2.2", SECOND, 10_000), 10_000 - RETRIES_PER_S);
+    let later = 100 * SECOND;
+    assert_eq!(overlooked(&admission, "192.0.2.2", later, 10_000), 10_000 - RETRIES_PER_S * BURST_S as u64);
+    drop(slots);
+    assert_eq!(overlooked(&admission, "192.0.2.2", 2 * later, 10_000), 0);
+}
+
+#[test]
+fn of_many_that_come_together_no_more_are_looked_at_than_there_are_permits() {
+    let admission = admission(Rates { per_address: 1_000_000, per_prefix: 1_000_000 });
+    let slots = accepted(&admission, from("192.0.2.1", true), SECOND, STRANGERS_MAX - 10);
+    let looked_at = (0..1_000).filter(|_| !admission.overlooks("192.0.2.2".parse().unwrap(), SECOND));
+    assert_eq!(looked_at.count(), 10, "before the first of them was judged");
+    drop(slots);
+}
+
+#[test]
+fn who_is_begun_does_not_make_way_while_all_wait_for_a_thread() {
+    let admission = admission(Rates { per_address: 1_000_000, per_prefix: 1_000_000 });
+    let slots = accepted(&admission, from("192.0.2.1", true), SECOND, STRANGERS_MAX);
+    (0..100).for_each(|_| slots[0].begins(SECOND + WAIT_MAX));
+    let patience = WAIT_MAX * (WAITS - 1);
+    assert!(matches!(judge(&admission, from("192.0.2.2", true), SECOND + patience), Verdict::Refuse));
+    let most = SECOND + WAIT_MAX * WAITS;
+    assert!(matches!(judge(&admission, from("192.0.2.2", true), most), Verdict::Accept(_)));
+}
+
+#[test]
+fn a_lane_shrinks_while_its_work_waits_for_a_thread_and_grows_again() {
+    let admission = admission(Rates { per_address: 1_000_000, per_prefix: 1_000_000 });
+    let first = accepted(&admission, from("192.0.2.1", true), SECOND, 1).remove(0);
+    let permits = || accepted(&admission, from("192.0.2.1", true), SECOND, STRANGERS_MAX).len() as u32 + 1;
+    (0..1_000).for_each(|_| first.begins(SECOND + WAIT_MAX));
+    assert_eq!(permits(), STRANGERS_MAX, "it did not wait long");
+    (0..10).for_each(|_| first.begins(SECOND + 2 * WAIT_MAX));
+    let fewer = permits();
+    assert!(fewer < STRANGERS_MAX * 9 / 10 && fewer > PERMITS_MIN, "{fewer}");
+    (0..10_000).for_each(|_| first.begins(SECOND + 2 * WAIT_MAX));
+    assert_eq!(permits(), PERMITS_MIN, "some are always there");
+    assert_eq!(admission.state().friends.given(), FRIENDS_MAX, "friends have their own");
+    (0..10_000).for_each(|_| first.begins(SECOND));
+    assert_eq!(permits(), STRANGERS_MAX);
+}
+
+#[test]
+fn no_more_are_asked_for_a_proof_than_there_are_permits() {
+    let admission = admission(Rates { per_address: 1_000_000, per_prefix: 1_000_000 });
+    let before = SECOND * 3 / 5;
+    let mut slots = accepted(&admission, from("192.0.2.1", false), before, UNPROVEN_MAX);
+    assert_eq!(overlooked(&admission, "192.0.2.2", before, 1_000), 0, "while many permits are free");
+    let free = 50;
+    slots.extend(accepted(&admission, from("192.0.2.1", true), SECOND, STRANGERS_MAX - UNPROVEN_MAX - 50));
+    let asked = |now| 1_000 - overlooked(&admission, "192.0.2.2", now, 1_000);
+    assert_eq!(asked(SECOND), free);
+    let soon = SECOND + INVITATION / 20;
+    assert_eq!(asked(soon), free / 20 + 1, "some are not expected any more");
+    let came = accepted(&admission, from("192.0.2.2", true), soon, 10);
+    assert_eq!(came.len(), 10);
+    assert_eq!(asked(soon), 0, "who came has a permit");
+    drop((slots, came));
+}
+
+/// Whether a notification is there.
+fn tokio_told(gives_way: &Notify) -> bool {
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    std::pin::pin!(gives_way.notified()).poll(&mut context).is_ready()
+}
+
+#[test]
+fn what_is_remembered_is_bounded() {
+    let admission = admission(RATES);
+    for i in 0..200_000u32 {
+        let remote = SocketAddr::new(IpAddr::from(i.to_be_bytes()), 1);
+        drop(judge(&admission, Arrival { remote, is_validated: true }, SECOND));
+    }
+    assert!(admission.state().sources.remembered() <= BUCKETS_MAX);
+}
