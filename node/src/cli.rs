@@ -235,7 +235,7 @@ pub struct StormArgs {
     /// Watch the own node's memory for this long after the load
     #[arg(long, value_name = "TIME")]
     pub linger: Option<String>,
-    /// Most operations of strangers that --rate may have under way [512]
+    /// Most operations of strangers that --rate may have under way [default: 512]
     #[arg(long, value_name = "N")]
     pub in_flight: Option<u32>,
     /// Leave the own node's limits on sources as they are by default
