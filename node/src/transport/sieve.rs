@@ -5,7 +5,8 @@
 //!
 //! Invariants:
 //! * Only a datagram that begins with an Initial packet (RFC 9000, section 17.2.2) without a token, for a connection id
-//!   that no endpoint here gave out, is ever left out: whoever is under way, and whoever has proven an address, passes.
+//!   that no endpoint here gave out, is ever left out: whoever has proven an address passes, and whoever has heard of us. The
+//!   rest of a first flight that is longer than a datagram is judged like its beginning; it, too, comes again.
 //! * What cannot be read passes: QUIC judges it.
 //!
 //! Not here: who is left out (`admission`).
