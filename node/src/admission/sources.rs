@@ -62,9 +62,13 @@ pub(super) struct Bucket {
 }
 
 impl Bucket {
+    fn full(rate: u64, now: Duration) -> Bucket {
+        Bucket { tokens: rate as f64 * BURST_S, at: now }
+    }
+
     fn filled(&self, rate: u64, now: Duration) -> f64 {
-        let rate = rate as f64;
-        (self.tokens + rate * now.saturating_sub(self.at).as_secs_f64()).min(rate * BURST_S)
+        let filled = self.tokens + rate as f64 * now.saturating_sub(self.at).as_secs_f64();
+        filled.min(Bucket::full(rate, now).tokens)
     }
 
     /// True if there was one.
@@ -90,7 +94,7 @@ impl Sources {
 
     fn filled(&self, source: Source, now: Duration) -> f64 {
         let rate = self.rates.of(source);
-        self.buckets.get(&source).map_or(rate as f64 * BURST_S, |bucket| bucket.filled(rate, now))
+        self.buckets.get(&source).map_or(Bucket::full(rate, now).tokens, |bucket| bucket.filled(rate, now))
     }
 
     pub(super) fn has_token(&self, ip: IpAddr, now: Duration) -> bool {
@@ -101,8 +105,8 @@ impl Sources {
     pub(super) fn take_token(&mut self, ip: IpAddr, now: Duration) {
         for source in Source::both(ip) {
             self.make_room(now);
-            let tokens = self.filled(source, now) - 1.0;
-            self.buckets.insert(source, Bucket { tokens, at: now });
+            let rate = self.rates.of(source);
+            self.buckets.entry(source).or_insert(Bucket::full(rate, now)).take(rate, now);
         }
     }
 
@@ -115,7 +119,7 @@ impl Sources {
         let rates = self.rates;
         self.buckets.retain(|source, bucket| {
             let rate = rates.of(*source);
-            bucket.filled(rate, now) < rate as f64 * BURST_S
+            bucket.filled(rate, now) < Bucket::full(rate, now).tokens
         });
         if self.buckets.len() >= BUCKETS_MAX {
             self.buckets.clear();
