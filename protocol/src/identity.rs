@@ -4,10 +4,9 @@
 //! point that is not of small order. Record files are the one exception: their digest chain already vouches for the
 //! bytes, and a million decompressions would cost seconds ([`PeerId::from_stored`]).
 
-use std::cell::RefCell;
 use std::fmt;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use bech32::primitives::decode::CheckedHrpstring;
@@ -49,32 +48,38 @@ pub enum IdentityFault {
     NotAnId,
 }
 
-/// Keys that a thread remembers having checked: a handshake asks for the same two about eight times, among as many
-/// handshakes as run at once. 24 KB.
-const REMEMBERED: usize = 128;
+/// Keys that the process remembers having checked: a handshake asks for the same two about eight times, on several threads.
+/// 0.9 MB, of which a page is taken when it is first used.
+const REMEMBERED: usize = 4_096;
 
-thread_local! {
-    static CHECKED: RefCell<[Option<VerifyingKey>; REMEMBERED]> = const { RefCell::new([None; REMEMBERED]) };
-}
+/// The lock is held for a copy of 192 bytes, and nobody waits for it.
+static CHECKED: [Mutex<Option<VerifyingKey>>; REMEMBERED] = [const { Mutex::new(None) }; REMEMBERED];
 
-/// The key with these bytes, decompressed; that is an exponentiation, 4 us, where the thread does not remember it. Many
-/// keys of one place push each other out, which costs only that.
+/// The key with these bytes, decompressed; that is an exponentiation, 4 us, where it is not remembered. Many keys of one
+/// place push each other out, which costs only that.
 fn checked(bytes: [u8; 32]) -> Result<VerifyingKey, IdentityFault> {
-    let place = usize::from(bytes[0]) % REMEMBERED;
-    let known = CHECKED.try_with(|keys| keys.borrow()[place]).ok().flatten();
+    let place = &CHECKED[usize::from(u16::from_le_bytes([bytes[0], bytes[1]])) % REMEMBERED];
+    let known = place.try_lock().ok().and_then(|key| *key);
     if let Some(known) = known.filter(|known| *known.as_bytes() == bytes) {
         return Ok(known);
     }
-    if is_small_order(&bytes) {
+    let key = decompressed(&bytes)?;
+    // Who finds the place taken goes on without.
+    if let Ok(mut known) = place.try_lock() {
+        *known = Some(key);
+    }
+    Ok(key)
+}
+
+/// As [`checked`], from the bytes alone.
+fn decompressed(bytes: &[u8; 32]) -> Result<VerifyingKey, IdentityFault> {
+    if is_small_order(bytes) {
         return Err(IdentityFault::SmallOrder);
     }
-    if !is_reduced(&bytes) {
+    if !is_reduced(bytes) {
         return Err(IdentityFault::NotAKey);
     }
-    let key = VerifyingKey::from_bytes(&bytes).map_err(|_| IdentityFault::NotAKey)?;
-    // A thread that is ending remembers nothing.
-    let _ = CHECKED.try_with(|keys| keys.borrow_mut()[place] = Some(key));
-    Ok(key)
+    VerifyingKey::from_bytes(bytes).map_err(|_| IdentityFault::NotAKey)
 }
 
 /// True where y is below p = 2^255 - 19. The other encoding that is not canonical, x = 0 with a sign, is of small order.
@@ -377,8 +382,8 @@ mod tests {
             let mut bytes = *known.as_bytes();
             assert_eq!(PeerId::from_bytes(bytes), Ok(known));
             bytes[change] ^= 0x40;
-            let fresh = std::thread::spawn(move || PeerId::from_bytes(bytes)).join().unwrap();
-            assert_eq!(PeerId::from_bytes(bytes), fresh, "byte {change}");
+            let fresh = decompressed(&bytes).map(|_| PeerId(bytes));
+            assert_eq!([PeerId::from_bytes(bytes), PeerId::from_bytes(bytes)], [fresh, fresh], "byte {change}");
         }
     }
 
