@@ -10,7 +10,7 @@ use handfast_trust::Revision;
 use handfast_trust::networks::NetKey;
 use handfast_trust::sim::{CrashPoint, SimDisk, Subsets};
 
-use crate::support::{NOON, Node, network, notice, peer, policy, secret};
+use crate::support::{NOON, Node, network, notice, peer, secret};
 
 /// A crash point, and what was acknowledged by then.
 struct Point {
@@ -23,13 +23,13 @@ fn points(node: &mut Node, act: impl FnOnce(&mut Node)) -> Vec<Point> {
     node.drain();
     let points: Arc<Mutex<Vec<Point>>> = Arc::default();
     let (seen, durable) = (points.clone(), node.networks.durable().clone());
-    node.disk.observe(move |crash| {
+    node.disk().observe(move |crash| {
         seen.lock().unwrap().push(Point { crash: crash.clone(), acknowledged: durable.current() });
     });
     act(node);
     node.drain();
-    let last = Point { crash: node.disk.crash_point(), acknowledged: node.networks.durable().current() };
-    node.disk.observe(|_| {});
+    let last = Point { crash: node.disk().crash_point(), acknowledged: node.networks.durable().current() };
+    node.disk().observe(|_| {});
     let mut points = std::mem::take(&mut *points.lock().unwrap());
     points.push(last);
     points
@@ -67,7 +67,7 @@ fn a_redemption_is_whole_or_was_not_at_every_power_cut() {
     let mut found = [0; 3];
     for (number, point) in points.iter().enumerate() {
         for image in images(point, number as u64) {
-            let node = Node::open(SimDisk::of(image, 512), policy());
+            let node = Node::open(SimDisk::of(image, 512));
             // ATOM: as many uses as redemptions, and each redeemer is a member.
             let (id, invite) = node.networks.invites().remove(0);
             let redeemed = node.networks.redemptions(id);
@@ -104,7 +104,7 @@ fn an_acknowledged_expulsion_survives_every_power_cut() {
     let (mut before, mut after) = (0, 0);
     for (number, point) in points.iter().enumerate() {
         for image in images(point, number as u64) {
-            let node = Node::open(SimDisk::of(image, 512), policy());
+            let node = Node::open(SimDisk::of(image, 512));
             if point.acknowledged >= promised {
                 assert!(!node.counts(5), "at point {number}");
                 assert!(node.networks.members().is_expelled(&network(1), &peer(5)));

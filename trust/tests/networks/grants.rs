@@ -6,7 +6,7 @@ use handfast_trust::rules::{Grant, Refusal, Showing};
 use handfast_trust::{Actor, Cause, Denied, Direction, Policy, Purpose, Rule, TrustState};
 
 use crate::support::{
-    DAY, HOUR, MINUTE, NOON, Node, authority, certificate, certified, name, network, notice, orders, peer, policy,
+    DAY, HOUR, MINUTE, NOON, Node, authority, certificate, certified, name, network, notice, open_policy, orders, peer,
     sponsored,
 };
 
@@ -240,15 +240,15 @@ fn a_budget_bounds_what_a_rule_grants_and_a_restart_does_not_renew_it() {
         let bounded_in_all = granted == 4;
         assert_eq!(others, [!bounded_in_all; 2]);
     };
-    check(Policy { grants_per_hour: 3, ..policy() }, 3, 3);
-    check(Policy { grants_total: 4, ..policy() }, 4, 0);
-    check(Policy { grants_per_sponsor: 5, ..policy() }, 5, 0);
+    check(Policy { grants_per_hour: 3, ..open_policy() }, 3, 3);
+    check(Policy { grants_total: 4, ..open_policy() }, 4, 0);
+    check(Policy { grants_per_sponsor: 5, ..open_policy() }, 5, 0);
 }
 
 /// Two networks are counted, and named, each by itself.
 #[test]
 fn budgets_of_two_networks_are_not_confused() {
-    let node = Node::member_under(Policy { grants_total: 1, ..policy() });
+    let node = Node::member_under(Policy { grants_total: 1, ..open_policy() });
     let mine = Certificate { network: network(2), ..certificate(0, 1, Role::Member) };
     let joined = Joined { name: name("lab"), inviter: peer(9), addresses: Vec::new() };
     node.networks.joined(&joined, &mine.by_authority(&authority(2)).unwrap(), NOON).unwrap();

@@ -110,7 +110,7 @@ fn the_secret_is_nowhere_on_the_disk() {
     redeem(&node.networks, 5, 0xA7, NOON).unwrap();
     node.drain();
     let id = secret(0xA7).id().0;
-    let files: Vec<Vec<u8>> = node.disk.names().iter().filter_map(|name| node.disk.content(name)).collect();
+    let files: Vec<Vec<u8>> = node.disk().names().iter().filter_map(|name| node.disk().content(name)).collect();
     let found = |what: &[u8]| files.iter().any(|bytes| bytes.windows(what.len()).any(|window| window == what));
     assert!(found(&id), "what is looked through is the disk");
     assert!(!found(&[0xA7; 16]));

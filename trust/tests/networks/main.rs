@@ -3,6 +3,8 @@
 //! Invariants that the tests name: NOW, REV, ACK, ATOM, BOUND (design, section 5).
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where a value is not what it must be")]
 
+#[path = "../common/mod.rs"]
+mod common;
 mod crash;
 mod grants;
 mod host;

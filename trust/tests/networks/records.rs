@@ -8,7 +8,8 @@ use handfast_trust::{
     TrustRecord, TrustState, open_or_make,
 };
 
-use crate::support::{DAY, NOON, Node, authority, certified, name, network, peer, secret, site, sponsored};
+use crate::common::site;
+use crate::support::{DAY, NOON, Node, authority, certified, name, network, peer, secret, sponsored};
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()

@@ -1,6 +1,6 @@
 //! Nodes with networks on simulated disks, and keys that sign what a test wants.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use handfast_protocol::exchange::Shown;
 use handfast_protocol::{
@@ -8,23 +8,13 @@ use handfast_protocol::{
     Role, SecretKey, Statement, Terms, UnixMillis, VerifiedMembership, VerifiedNotice,
 };
 use handfast_trust::networks::{CERTIFICATE_LIFE_MS, Invitation, Joined};
-use handfast_trust::sim::{SMALL, SimClock, SimDisk};
+use handfast_trust::sim::SimDisk;
 use handfast_trust::{
-    Book, Cause, Direction, Drainer, Floor, LAZY_DELAY, Monotonic, NetRecord, Networks, Next, Policy, Purpose, Rule,
-    Site, Standing, Transition, TrustRecord, TrustState, create, open,
+    Book, Cause, Direction, NetRecord, Networks, Policy, Purpose, Rule, Standing, TrustRecord, TrustState,
 };
 
-/// Where most tests begin.
-pub(crate) const NOON: UnixMillis = UnixMillis(1_000_000_000_000);
-pub(crate) const MINUTE: u64 = 60_000;
-pub(crate) const HOUR: u64 = 60 * MINUTE;
-pub(crate) const DAY: u64 = 24 * HOUR;
-
-pub(crate) fn key(number: u32) -> SecretKey {
-    let mut seed = [0; 32];
-    seed[..4].copy_from_slice(&number.to_le_bytes());
-    SecretKey::from_seed(&seed)
-}
+pub(crate) use crate::common::{DAY, HOUR, MINUTE, NOON, key, open_policy};
+use crate::common::{Ground, begin, me};
 
 pub(crate) fn peer(number: u32) -> PeerId {
     key(number).peer_id()
@@ -78,51 +68,31 @@ pub(crate) fn notice(member: u32, number: u64, kind: NoticeKind) -> VerifiedNoti
     notice.sign(&authority(1)).unwrap()
 }
 
-pub(crate) fn policy() -> Policy {
-    Policy {
-        deny: Default::default(),
-        allow: Default::default(),
-        accept_all: false,
-        grants_per_hour: 1_000,
-        grants_total: 1_000,
-        grants_per_sponsor: 1_000,
-        pending_total: 1_000,
-        pending_per_source: 1_000,
-        pending_new_per_second: 1_000,
-    }
-}
-
-type Heard = Arc<Mutex<Vec<(PeerId, Transition)>>>;
-
-/// Networks, a book, and the disk under both. This node is key 0.
+/// Networks, a book, and what both stand on. This node is key 0.
 pub(crate) struct Node {
     pub(crate) networks: Arc<Networks>,
     pub(crate) book: Arc<Book>,
-    pub(crate) disk: SimDisk,
-    drainer: Drainer<SimDisk>,
-    time: Monotonic,
+    ground: Ground,
     policy: Policy,
-    heard: Heard,
 }
 
 impl Node {
     pub(crate) fn under(policy: Policy) -> Node {
-        let mut disk = SimDisk::default();
-        let site = site();
-        Floor::default().write(&mut disk, site.owner()).unwrap();
-        create::<TrustRecord, _>(&mut disk, &site).unwrap();
-        create::<NetRecord, _>(&mut disk, &site).unwrap();
-        Node::open(disk, policy)
+        let ground = Ground::fresh(|disk| {
+            begin::<TrustRecord>(disk);
+            begin::<NetRecord>(disk);
+        });
+        Node::over(ground, policy)
     }
 
     /// In no network.
     pub(crate) fn alone() -> Node {
-        Node::under(policy())
+        Node::under(open_policy())
     }
 
     /// A member of network 1, which others run.
     pub(crate) fn member() -> Node {
-        Node::member_under(policy())
+        Node::member_under(open_policy())
     }
 
     pub(crate) fn member_under(policy: Policy) -> Node {
@@ -138,42 +108,33 @@ impl Node {
         node
     }
 
-    pub(crate) fn open(mut disk: SimDisk, policy: Policy) -> Node {
-        let site = site();
-        let floor = Floor::read(&mut disk, site.owner()).unwrap();
-        let trust = open::<TrustRecord, _>(&mut disk, &site, &floor).unwrap();
-        let networks = open::<NetRecord, _>(&mut disk, &site, &floor).unwrap();
-        let mut drainer = Drainer::new(disk.clone(), &site, floor);
-        drainer.add(trust.log);
-        drainer.add(networks.log);
-        let heard = Heard::default();
-        let events = heard.clone();
-        let observer = Box::new(move |peer: &PeerId, transition: &Transition| {
-            events.lock().unwrap().push((*peer, *transition));
-        });
-        let networks = Arc::new(Networks::new(networks.store, key(0)));
-        let book = Book::new(trust.store, key(0), policy.clone(), observer).with_networks(networks.clone());
-        Node { networks, book: Arc::new(book), disk, drainer, time: Monotonic::default(), policy, heard }
+    /// As a start finds an image of its disk.
+    pub(crate) fn open(disk: SimDisk) -> Node {
+        Node::over(Ground::on(disk), open_policy())
     }
 
-    pub(crate) fn step(&mut self) -> Next {
-        self.time = self.time.plus(LAZY_DELAY);
-        self.drainer.step(self.time)
+    fn over(mut ground: Ground, policy: Policy) -> Node {
+        let trust = ground.open();
+        let networks = Arc::new(Networks::new(ground.open(), me()));
+        let book = Book::new(trust, me(), policy.clone(), ground.observer()).with_networks(networks.clone());
+        Node { networks, book: Arc::new(book), ground, policy }
+    }
+
+    pub(crate) fn disk(&self) -> &SimDisk {
+        &self.ground.disk
     }
 
     pub(crate) fn drain(&mut self) {
-        while self.book.durable().current() < self.book.store().revision()
-            || self.networks.durable().current() < self.networks.store().revision()
-        {
-            assert_ne!(self.step(), Next::Stopped);
-        }
+        let (book, networks) = (&self.book, &self.networks);
+        self.ground.drain(|| {
+            book.durable().current() >= book.store().revision()
+                && networks.durable().current() >= networks.store().revision()
+        });
     }
 
     /// Stops and starts again. Keys of authorities are not on the disk.
-    pub(crate) fn reopened(mut self) -> Node {
-        self.drainer.stop_switch().stop();
-        while self.drainer.step(self.time) != Next::Stopped {}
-        Node::open(self.disk, self.policy)
+    pub(crate) fn reopened(self) -> Node {
+        Node::over(self.ground.restarted(), self.policy)
     }
 
     pub(crate) fn joins(&self, own: &VerifiedMembership) {
@@ -240,7 +201,7 @@ impl Node {
 
     /// Causes and ends of the transitions since the last call.
     pub(crate) fn events(&self) -> Vec<(Cause, TrustState)> {
-        self.heard.lock().unwrap().drain(..).map(|(_, transition)| (transition.cause, transition.to)).collect()
+        self.ground.events()
     }
 
     pub(crate) fn invites(&self, uses: u32, number: u8) {
@@ -248,11 +209,6 @@ impl Node {
             Invitation { network: network(1), role: Role::Member, uses, valid_from: NOON, expires_at: NOON.plus(DAY) };
         self.networks.invite(invitation, &secret(number), NOON).unwrap();
     }
-}
-
-pub(crate) fn site() -> Site {
-    let owner = *peer(0).as_bytes();
-    Site::new(owner, [3; 32], Arc::new(SimClock::default())).with_tuning(SMALL)
 }
 
 /// All orders of `0..n`.

@@ -5,6 +5,8 @@
 mod answers;
 mod authorise;
 mod caps;
+#[path = "../common/mod.rs"]
+mod common;
 mod decisions;
 mod expiry;
 mod operator;

@@ -1,36 +1,19 @@
 //! A node's book on a simulated disk, and peers that sign what a test wants them to say.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use handfast_protocol::exchange::{AnswerTerms, Shown};
 use handfast_protocol::{
     Incarnation, Kind, Note, PeerId, Scope, SecretKey, ServiceName, Statement, Terms, UnixMillis, Verified,
 };
 use handfast_trust::rules::{Grant, Showing};
-use handfast_trust::sim::{SMALL, SimClock, SimDisk};
-use handfast_trust::{
-    Book, Cause, Direction, Drainer, Floor, LAZY_DELAY, Monotonic, Next, Policy, Purpose, Site, Store, Transition,
-    TrustRecord, TrustState, Updated, create, open,
-};
+use handfast_trust::{Book, Cause, Direction, Policy, Purpose, Transition, TrustRecord, TrustState, Updated};
 
-/// Where most tests begin: long after 1970, so that epochs that follow the clock are past all small numbers.
-pub(crate) const NOON: UnixMillis = UnixMillis(1_000_000_000_000);
+pub(crate) use crate::common::{DAY, HOUR, MINUTE, NOON, key, me, open_policy};
+use crate::common::{Ground, begin};
+
 pub(crate) const SECOND: u64 = 1_000;
-pub(crate) const MINUTE: u64 = 60 * SECOND;
-pub(crate) const HOUR: u64 = 60 * MINUTE;
-pub(crate) const DAY: u64 = 24 * HOUR;
-
-pub(crate) fn key(number: u32) -> SecretKey {
-    let mut seed = [0; 32];
-    seed[..4].copy_from_slice(&number.to_le_bytes());
-    SecretKey::from_seed(&seed)
-}
-
-/// This node.
-pub(crate) fn me() -> SecretKey {
-    key(0)
-}
 
 pub(crate) fn note(text: &str) -> Note {
     Note::new(text).unwrap()
@@ -118,45 +101,19 @@ pub(crate) fn showing() -> Showing {
     Showing { incarnation: Incarnation([9; 16]), address: None, networks: Vec::new() }
 }
 
-/// Room for everybody, no rule.
-pub(crate) fn open_policy() -> Policy {
-    Policy {
-        deny: Default::default(),
-        allow: Default::default(),
-        accept_all: false,
-        grants_per_hour: 1_000_000,
-        grants_total: 1_000_000,
-        grants_per_sponsor: 1_000_000,
-        pending_total: 1_000_000,
-        pending_per_source: 1_000_000,
-        pending_new_per_second: 1_000_000,
-    }
-}
-
 /// Something that happens to a peer of a node.
 pub(crate) type Act<'a> = &'a dyn Fn(&Node, &Peer);
 
-type Heard = Arc<Mutex<Vec<(PeerId, Transition)>>>;
-
-/// A book, its drainer, and what the observer has heard.
+/// A book and what it stands on.
 pub(crate) struct Node {
     pub(crate) book: Arc<Book>,
-    pub(crate) disk: SimDisk,
-    drainer: Drainer<SimDisk>,
-    time: Monotonic,
+    ground: Ground,
     policy: Policy,
-    heard: Heard,
 }
 
 impl Node {
     pub(crate) fn new(policy: Policy) -> Node {
-        let mut disk = SimDisk::default();
-        let site = site();
-        Floor::default().write(&mut disk, site.owner()).unwrap();
-        let opened = create::<TrustRecord, _>(&mut disk, &site).unwrap();
-        let mut drainer = Drainer::new(disk.clone(), &site, Floor::default());
-        drainer.add(opened.log);
-        Node::over(opened.store, drainer, disk, policy, Heard::default())
+        Node::over(Ground::fresh(begin::<TrustRecord>), policy)
     }
 
     /// A node that grants nothing by itself and has room for all.
@@ -174,35 +131,20 @@ impl Node {
         Node::new(Policy { deny: peers.iter().map(|peer| peer.id()).collect(), ..open_policy() })
     }
 
-    fn over(store: Store<TrustRecord>, drainer: Drainer<SimDisk>, disk: SimDisk, policy: Policy, heard: Heard) -> Node {
-        let events = heard.clone();
-        let observer = Box::new(move |peer: &PeerId, transition: &Transition| {
-            events.lock().unwrap().push((*peer, *transition));
-        });
-        let book = Arc::new(Book::new(store, me(), policy.clone(), observer));
-        Node { book, disk, drainer, time: Monotonic::default(), policy, heard }
+    fn over(mut ground: Ground, policy: Policy) -> Node {
+        let book = Book::new(ground.open(), me(), policy.clone(), ground.observer());
+        Node { book: Arc::new(book), ground, policy }
     }
 
     /// Has everything written.
     pub(crate) fn drain(&mut self) {
-        while self.book.durable().current() < self.book.store().revision() {
-            // A lazy change waits for company, for a while.
-            self.time = self.time.plus(LAZY_DELAY);
-            assert_ne!(self.drainer.step(self.time), Next::Stopped);
-        }
+        let book = &self.book;
+        self.ground.drain(|| book.durable().current() >= book.store().revision());
     }
 
     /// Stops and starts again, perhaps under another policy.
-    pub(crate) fn reopened_under(mut self, policy: Policy) -> Node {
-        self.drainer.stop_switch().stop();
-        while self.drainer.step(self.time) != Next::Stopped {}
-        let Node { mut disk, heard, .. } = self;
-        let site = site();
-        let floor = Floor::read(&mut disk, site.owner()).unwrap();
-        let opened = open::<TrustRecord, _>(&mut disk, &site, &floor).unwrap();
-        let mut drainer = Drainer::new(disk.clone(), &site, floor);
-        drainer.add(opened.log);
-        Node::over(opened.store, drainer, disk, policy, heard)
+    pub(crate) fn reopened_under(self, policy: Policy) -> Node {
+        Node::over(self.ground.restarted(), policy)
     }
 
     pub(crate) fn reopened(self) -> Node {
@@ -212,12 +154,12 @@ impl Node {
 
     /// The transitions since the last call.
     pub(crate) fn heard(&self) -> Vec<Transition> {
-        self.heard.lock().unwrap().drain(..).map(|(_, transition)| transition).collect()
+        self.ground.heard()
     }
 
     /// Of those the causes, with where they led.
     pub(crate) fn events(&self) -> Vec<(Cause, TrustState)> {
-        self.heard().into_iter().map(|transition| (transition.cause, transition.to)).collect()
+        self.ground.events()
     }
 
     pub(crate) fn hears(&self, peer: &Peer, theirs: &Verified, now: UnixMillis) -> Updated {
@@ -261,11 +203,6 @@ impl Node {
     pub(crate) fn lets_in(&self, peer: &Peer, now: UnixMillis) -> bool {
         self.book.authorise(&peer.id(), Purpose::Session, Direction::Inbound, now).is_ok()
     }
-}
-
-fn site() -> Site {
-    let owner = *me().peer_id().as_bytes();
-    Site::new(owner, [3; 32], Arc::new(SimClock::default())).with_tuning(SMALL)
 }
 
 /// What a node would answer to an offer.
