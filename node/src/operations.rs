@@ -39,8 +39,8 @@ use crate::views;
 
 /// How long an operator's change waits for the disk before it is "in force, not durable".
 const DURABLE_PATIENCE: Duration = Duration::from_secs(5);
-/// How long the reply to a revoke waits for the word to the peer, beyond the disk.
-const TELL_PATIENCE: Duration = Duration::from_millis(600);
+/// How long the reply to a revoke waits at most for the word to the peer, beyond the disk, where that is asked for.
+pub const TELL_PATIENCE: Duration = Duration::from_millis(600);
 
 /// The running node behind an operator.
 pub struct Live {
@@ -178,7 +178,7 @@ impl Operator {
         self.take_back(request, Cause::Rejected).await
     }
 
-    /// Takes trust back: cuts at once, answers when durable.
+    /// Takes trust back: cuts at once, answers when durable, and where that is asked for when the peer knows as well.
     ///
     /// # Errors
     /// `NotFound` for a peer that nothing is known of.
@@ -192,7 +192,7 @@ impl Operator {
         let updated = self.book().revoke(peer, &note, cause, unix_now()).map_err(|refusal| refused(refusal, &peer))?;
         let (sessions_closed, told) = self.cut(peer, &updated);
         let durable = self.durable(updated.revision).await;
-        tell(told).await;
+        tell(told, request.wait_ms).await;
         let delivered = self.book().record(&peer).is_some_and(|record| record.is_delivered());
         let state = updated.state.to_string();
         Ok(RevokeReply {
@@ -212,10 +212,8 @@ impl Operator {
     pub async fn block(&self, request: &PeerRequest) -> Result<TrustReply, ApiError> {
         let peer = self.peer(&request.peer, Purpose::Change).await?;
         let updated = self.book().block(peer, true, unix_now()).map_err(|refusal| refused(refusal, &peer))?;
-        let (_, told) = self.cut(peer, &updated);
-        let reply = self.acknowledged(peer, &updated).await;
-        tell(told).await;
-        Ok(reply)
+        self.cut(peer, &updated);
+        Ok(self.acknowledged(peer, &updated).await)
     }
 
     /// Clears the local flag.
@@ -438,11 +436,12 @@ impl Engine {
     }
 }
 
-/// Waits for the disk. A failed attempt is not the end: the drainer goes on, and so does the wait.
+/// Waits for the disk, without the distances that writes keep for many at once. A failed attempt is not the end: the
+/// drainer goes on, and so does the wait.
 async fn reached_in_time(durable: &Durable, revision: Revision) -> bool {
     let until = Instant::now() + DURABLE_PATIENCE;
     loop {
-        match timeout_at(until, durable.reached(revision)).await {
+        match timeout_at(until, durable.reached_at_once(revision)).await {
             Ok(Ok(())) => return true,
             Ok(Err(DurabilityError::Failed(_))) => {}
             Ok(Err(_)) | Err(_) => return false,
@@ -450,10 +449,10 @@ async fn reached_in_time(durable: &Durable, revision: Revision) -> bool {
     }
 }
 
-async fn tell(told: Option<tokio::task::JoinHandle<()>>) {
-    if let Some(told) = told {
+async fn tell(told: Option<tokio::task::JoinHandle<()>>, wait_ms: Option<u64>) {
+    if let (Some(told), Some(wait_ms)) = (told, wait_ms) {
         // Late is not lost: the outbox delivers what this did not.
-        let _ = tokio::time::timeout(TELL_PATIENCE, told).await;
+        let _ = tokio::time::timeout(Duration::from_millis(wait_ms).min(TELL_PATIENCE), told).await;
     }
 }
 

@@ -84,6 +84,11 @@ impl Durable {
         self.placed(revision, false)
     }
 
+    /// As [`reached`](Self::reached), and what it waits for is written at once, as for a thread: for one who asks seldom.
+    pub fn reached_at_once(&self, revision: Revision) -> Reached {
+        self.placed(revision, true)
+    }
+
     fn placed(&self, revision: Revision, is_thread: bool) -> Reached {
         let ticket = self.shared.take_place(revision, is_thread);
         Reached { shared: Arc::clone(&self.shared), revision, ticket }

@@ -10,6 +10,7 @@ use crate::cli::{GrantArgs, PeerArgs, RevokeArgs, TrustArgs, TrustCommand};
 use crate::control::api::{ApiError, ErrorCode, PeerRequest, RevokeReply, TrustReply, TrustRequest};
 use crate::control::client::REPLY_TIMEOUT;
 use crate::identity_file;
+use crate::operations::TELL_PATIENCE;
 use crate::output::counted;
 
 pub(super) async fn trust(context: &Context<'_>, arguments: &TrustArgs) -> Result<Verdict, ApiError> {
@@ -54,7 +55,7 @@ async fn grant(context: &Context<'_>, arguments: &GrantArgs) -> Result<Verdict, 
 
 pub(super) async fn reject(context: &Context<'_>, arguments: &RevokeArgs) -> Result<Verdict, ApiError> {
     let mut backend = Backend::new(context, "reject")?;
-    let request = request_of(&arguments.peer, arguments.note.as_deref());
+    let request = revocation_of(arguments);
     let call = Call::post("/v1/reject", &request);
     let reply = backend.ask(call, async |operator| operator.reject(&request).await).await?;
     context.output.reply(&reply, |reply| revoke_text("Rejected", reply))?;
@@ -63,7 +64,7 @@ pub(super) async fn reject(context: &Context<'_>, arguments: &RevokeArgs) -> Res
 
 pub(super) async fn revoke(context: &Context<'_>, arguments: &RevokeArgs) -> Result<Verdict, ApiError> {
     let mut backend = Backend::new(context, "revoke")?;
-    let request = request_of(&arguments.peer, arguments.note.as_deref());
+    let request = revocation_of(arguments);
     let call = Call::post("/v1/revoke", &request);
     let reply = backend.ask(call, async |operator| operator.revoke(&request).await).await?;
     context.output.reply(&reply, |reply| revoke_text("Revoked", reply))?;
@@ -72,7 +73,7 @@ pub(super) async fn revoke(context: &Context<'_>, arguments: &RevokeArgs) -> Res
 
 pub(super) async fn block(context: &Context<'_>, arguments: &PeerArgs) -> Result<Verdict, ApiError> {
     let mut backend = Backend::new(context, "block")?;
-    let request = request_of(&arguments.peer, None);
+    let request = request_of(&arguments.peer);
     let call = Call::post("/v1/block", &request);
     let reply = backend.ask(call, async |operator| operator.block(&request).await).await?;
     context.output.reply(&reply, block_text)?;
@@ -81,15 +82,21 @@ pub(super) async fn block(context: &Context<'_>, arguments: &PeerArgs) -> Result
 
 pub(super) async fn unblock(context: &Context<'_>, arguments: &PeerArgs) -> Result<Verdict, ApiError> {
     let mut backend = Backend::new(context, "unblock")?;
-    let request = request_of(&arguments.peer, None);
+    let request = request_of(&arguments.peer);
     let call = Call::post("/v1/unblock", &request);
     let reply = backend.ask(call, async |operator| operator.unblock(&request).await).await?;
     context.output.reply(&reply, unblock_text)?;
     Ok(Verdict::durable(reply.durable))
 }
 
-fn request_of(peer: &str, note: Option<&str>) -> PeerRequest {
-    PeerRequest { peer: peer.to_owned(), note: note.map(str::to_owned), operation_id: Some(operation_id()) }
+fn request_of(peer: &str) -> PeerRequest {
+    PeerRequest { peer: peer.to_owned(), operation_id: Some(operation_id()), ..PeerRequest::default() }
+}
+
+/// People are told whether the peer knows.
+fn revocation_of(arguments: &RevokeArgs) -> PeerRequest {
+    let wait_ms = u64::try_from(TELL_PATIENCE.as_millis()).ok();
+    PeerRequest { note: arguments.note.clone(), wait_ms, ..request_of(&arguments.peer) }
 }
 
 fn trust_text(reply: &TrustReply, me: Option<&str>) -> String {

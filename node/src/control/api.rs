@@ -135,6 +135,9 @@ pub struct PeerRequest {
     /// Only for reject and revoke.
     #[serde(default)]
     pub note: Option<String>,
+    /// The same: how long to wait for the peer's word that it knows, in milliseconds; absent: only until durable.
+    #[serde(default)]
+    pub wait_ms: Option<u64>,
     #[serde(default)]
     pub operation_id: Option<String>,
 }

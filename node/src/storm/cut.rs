@@ -68,7 +68,7 @@ async fn revoked(
         let _ = timeout(CLOSE_PATIENCE, connection.closed()).await;
     };
     let asked = Instant::now();
-    let request = PeerRequest { peer: peer.to_owned(), note: None, operation_id: None };
+    let request = PeerRequest { peer: peer.to_owned(), ..PeerRequest::default() };
     let revoke = async {
         let reply: Option<RevokeReply> = control.post("/v1/revoke", &request).await;
         reply.filter(|reply| reply.durable).map(|_| asked.elapsed())

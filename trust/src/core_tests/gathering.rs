@@ -100,6 +100,15 @@ fn writes_for_several_tasks_keep_a_distance() {
     assert!(rig.store.durable().reached_blocking(Revision(2), Duration::ZERO).is_err());
     rig.step();
     assert_eq!(durable(&rig), Revision(2));
+    // Nor does one wait who asks seldom.
+    rig.put(3, b"three");
+    step_for_tasks(&mut rig, 2);
+    rig.put(4, b"four");
+    assert!(matches!(step_for_tasks(&mut rig, 2), Next::At(_)));
+    let operator = rig.store.durable().reached_at_once(Revision(4));
+    rig.step();
+    assert_eq!(durable(&rig), Revision(4));
+    drop(operator);
 }
 
 #[test]

@@ -97,7 +97,7 @@ async fn a_client_reads_and_changes() {
 #[tokio::test]
 async fn a_repeat_is_applied_once() {
     let rig = rig();
-    let revoke = PeerRequest { peer: peer(1), note: None, operation_id: Some("r".into()) };
+    let revoke = PeerRequest { peer: peer(1), note: None, wait_ms: None, operation_id: Some("r".into()) };
     let trust = request(1, "t");
     let _: TrustReply = rig.client().await.post("/v1/trust", &trust, REPLY_TIMEOUT).await.unwrap();
     let first: RevokeReply = rig.client().await.post("/v1/revoke", &revoke, REPLY_TIMEOUT).await.unwrap();
