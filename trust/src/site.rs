@@ -17,6 +17,10 @@ use crate::log_file::ALLOCATION_BYTES;
 use crate::medium::Clock;
 use crate::sync::{Bell, Lock};
 
+/// A log shorter than this is left as it is: it is read in 60 ms, and in a small table that changes often each checkpoint
+/// writes as much again as what was changed.
+const CHECKPOINT_BYTES_MIN: u64 = 16 << 20;
+
 /// Sizes and times that a suite makes small, so that small files go through everything. None of them is part of the format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tuning {
@@ -38,7 +42,7 @@ impl Default for Tuning {
     fn default() -> Self {
         Self {
             allocation_bytes: ALLOCATION_BYTES,
-            checkpoint_bytes_min: 4 << 20,
+            checkpoint_bytes_min: CHECKPOINT_BYTES_MIN,
             batch_bytes_max: MAX_PAYLOAD_BYTES,
             writeback_every_bytes: 1 << 20,
             gather_delay: GATHER_DELAY,

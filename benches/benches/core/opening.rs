@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use handfast_benches::records::{self, Numbers};
 use handfast_benches::{Place, Slow, Stand, Stopwatch, Table, stand};
 use handfast_protocol::Kind;
@@ -53,7 +53,8 @@ fn compact(place: &Place) -> Result<()> {
     let stand = Stand::<TrustRecord>::open(place, true)?;
     stand.store.write(|table| table.put(records::peer(0), records::record(Kind::Grant, 3), Urgency::Critical));
     let before = Stopwatch::start();
-    while stand.health().checkpoints == 0 && before.elapsed().as_secs() < 60 {
+    while stand.health().checkpoints == 0 {
+        ensure!(before.elapsed().as_secs() < 60, "no checkpoint within a minute");
         handfast_benches::pause(std::time::Duration::from_millis(5));
     }
     stand.stop()

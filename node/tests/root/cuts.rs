@@ -27,7 +27,7 @@ use crate::{alone, setting};
 const WRITERS: u64 = 8;
 const PEERS_PER_WRITER: u64 = 48;
 /// Acknowledgements after which a cut comes that waited for something in vain: more than lie between two checkpoints.
-const ACKNOWLEDGEMENTS_MAX: u64 = 12_000;
+const ACKNOWLEDGEMENTS_MAX: u64 = 48_000;
 /// About as long as an init takes once it has begun, and a little longer.
 const INIT_US_MAX: u64 = 6_000;
 const QUIET_MAX: Duration = Duration::from_secs(20);

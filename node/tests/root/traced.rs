@@ -42,7 +42,7 @@ const CALLS: [&str; 17] = [
 /// More of one kind than any part makes.
 const CALLS_MAX: u32 = 400;
 /// Length from which a log is replaced.
-const CHECKPOINT_BYTES: u64 = 4 << 20;
+const CHECKPOINT_BYTES: u64 = 16 << 20;
 
 /// How often the others ask while a sync is held up.
 const ASK_EVERY: Duration = Duration::from_millis(10);
