@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::limits::{NETWORK_NAME_BYTES_MAX, NOTE_BYTES_MAX, SERVICE_BYTES_MAX};
 
@@ -52,8 +52,8 @@ pub fn escaped(text: &str) -> String {
 }
 
 /// A remark of at most [`NOTE_BYTES_MAX`] bytes of safe UTF-8: notes, aliases and reasons. May be empty.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Deserialize)]
+#[serde(try_from = "String")]
 pub struct Note(Box<str>);
 
 impl Note {
@@ -79,6 +79,12 @@ impl Note {
     /// True when nothing was said.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+}
+
+impl Serialize for Note {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
     }
 }
 

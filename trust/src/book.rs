@@ -221,20 +221,21 @@ impl Book {
         let asks = shown.theirs.as_ref().is_some_and(|theirs| theirs.terms().kind == Kind::Grant);
         let mut within_rate = None;
         let mut proven = false;
-        let updated = self.update(peer, now, Bounds::Caps, |record, moment| {
+        let updated = self.update(peer, now, Bounds::Caps, |stored, moment| {
+            let record = stored.map(|record| &**record);
             let undecided = record.is_none_or(|record| record.ours.is_none() || record.rests_on_networks());
             let (rule, sponsor) = if asks && undecided { self.rule_for(record, &peer, now) } else { None }.unzip();
             let sponsor = sponsor.flatten();
             let mut admittance = Admittance { rule, sponsor, may_pend: true, source: source.map(Address::from) };
-            let mut decided = rules::merge(record, shown, &admittance, moment);
+            let mut decided = rules::merge(stored, shown, &admittance, moment);
             if is_bought_by_a_stranger(record, &decided)
                 && !self.has_place_for(record, source, &mut within_rate, moment.now)
             {
                 admittance.may_pend = false;
-                decided = rules::merge(record, shown, &admittance, moment);
+                decided = rules::merge(stored, shown, &admittance, moment);
             }
             let epoch = |record: Option<&TrustRecord>| record.map_or(0, |record| record.proven);
-            proven = epoch(decided.record.as_ref()) > epoch(record);
+            proven = epoch(decided.record.as_deref()) > epoch(record);
             Ok::<_, std::convert::Infallible>(decided)
         });
         let updated = match updated {
@@ -309,7 +310,7 @@ impl Book {
             let Some(record) = before.as_ref().and_then(|record| rules::receipt(record, holds)) else {
                 return;
             };
-            let decided = Decided { record: Some(record), transition: None, turned_away: false };
+            let decided = Decided { record: Some(Arc::new(record)), transition: None, turned_away: false };
             if self.store_if_unchanged(before.as_ref(), decided, Bounds::None, &moment).is_some() {
                 return;
             }
@@ -373,23 +374,23 @@ impl Book {
         peer: PeerId,
         now: UnixMillis,
         bounds: Bounds,
-        mut decide: impl FnMut(Option<&TrustRecord>, &Moment<'_>) -> Result<Decided, E>,
+        mut decide: impl FnMut(Option<&Arc<TrustRecord>>, &Moment<'_>) -> Result<Decided, E>,
     ) -> Result<Updated, E> {
         let moment = self.moment(peer, now);
         loop {
             let before = self.record(&peer);
-            if let Some(ended) = before.as_deref().filter(|record| record.has_unmarked_end(now)) {
+            if let Some(ended) = before.as_ref().filter(|record| record.has_unmarked_end(now)) {
                 let decided = rules::expire(ended, UnixMillis::default(), &moment);
                 self.store_if_unchanged(before.as_ref(), decided, Bounds::None, &moment);
                 continue;
             }
-            if let Some(record) = before.as_deref().filter(|record| record.is_out_of_step(&moment.view())) {
+            if let Some(record) = before.as_ref().filter(|record| record.is_out_of_step(&moment.view())) {
                 self.note_ends_of_memberships(record, &moment);
                 let decided = rules::reconcile(record, &moment);
                 self.store_if_unchanged(before.as_ref(), decided, Bounds::None, &moment);
                 continue;
             }
-            let decided = decide(before.as_deref(), &moment)?;
+            let decided = decide(before.as_ref(), &moment)?;
             if let Some(updated) = self.store_if_unchanged(before.as_ref(), decided, bounds, &moment) {
                 return Ok(updated);
             }
@@ -412,10 +413,14 @@ impl Book {
             holds: record.as_ref().and_then(|record| Some(record.theirs.as_ref()?.held())),
             turned_away,
         };
-        if record.as_ref() == before.map(|before| &**before) {
-            return Some(updated);
-        }
-        let mut next = record.map(|record| Next::new(before.map(|before| &**before), record));
+        let mut next = match (record, before) {
+            (None, None) => return Some(updated),
+            (None, Some(_)) => None,
+            (Some(record), before) => match Next::new(before, record) {
+                None => return Some(updated),
+                next => next,
+            },
+        };
         let mut removed = None;
         let (stored, _) = self.store.write(|table| {
             let same = match (table.get(&moment.peer), before) {

@@ -115,7 +115,7 @@ impl<R: Record, M: Medium> Checkpoint<R, M> {
     }
 
     /// Step 2: a batch that was appended to the old file in the meantime.
-    pub(crate) fn copy(&mut self, payload: &Payload) -> Result<u64, DiskError> {
+    pub(crate) fn copy(&mut self, payload: &mut Payload) -> Result<u64, DiskError> {
         let base = self.file.header().base;
         self.file.write(FrameKind::Piece, base, payload)
     }
@@ -132,7 +132,7 @@ impl<R: Record, M: Medium> Checkpoint<R, M> {
             pieces.push::<R>(key, change.as_deref(), MAX_PAYLOAD_BYTES - MAX_CHANGE_BYTES);
         }
         self.write(pieces)?;
-        self.file.write(FrameKind::Complete, revision, &Payload::complete(records))?;
+        self.file.write(FrameKind::Complete, revision, &mut Payload::complete(records))?;
         self.file.sync()?;
         let in_doubt = |error| CheckpointFailed { error, name_in_doubt: true };
         medium.rename(R::KIND.temporary_name(), R::KIND.file_name()).map_err(in_doubt)?;
@@ -140,10 +140,10 @@ impl<R: Record, M: Medium> Checkpoint<R, M> {
         Ok(self.file)
     }
 
-    fn write(&mut self, pieces: Pieces) -> Result<u64, DiskError> {
+    fn write(&mut self, mut pieces: Pieces) -> Result<u64, DiskError> {
         let before = self.file.end();
         let base = self.file.header().base;
-        for payload in pieces.full.iter().chain(Some(&pieces.last)).filter(|payload| payload.count > 0) {
+        for payload in pieces.full.iter_mut().chain(Some(&mut pieces.last)).filter(|payload| payload.count() > 0) {
             self.file.write(FrameKind::Piece, base, payload)?;
         }
         Ok(self.file.end() - before)
@@ -167,7 +167,7 @@ impl Pieces {
     /// Appends a change; a payload that has reached `bytes` is full.
     fn push<R: Record>(&mut self, key: &R::Key, record: Option<&R>, bytes: usize) {
         encode_change(&mut self.last, key, record);
-        if self.last.bytes.len() >= bytes {
+        if self.last.len() >= bytes {
             self.full.push(mem::take(&mut self.last));
         }
     }

@@ -234,35 +234,76 @@ pub(crate) fn frame_digest(header_and_payload: &[u8]) -> Digest {
     *blake3::hash(header_and_payload).as_bytes()
 }
 
-/// Appends the frame that belongs at `offset` of the file to `out`, and returns its digest.
-pub(crate) fn encode_frame(
-    out: &mut Vec<u8>,
-    id: &FileId,
-    offset: u64,
-    (kind, revision, previous): (FrameKind, Revision, &Digest),
-    payload: &Payload,
-) -> Digest {
-    // A payload longer than the limit is never handed over, so that the length fits.
-    let length = u32::try_from(payload.bytes.len()).unwrap_or(u32::MAX);
-    let header = FrameHeader { kind, length, count: payload.count, revision, previous: *previous };
-    let begin = out.len();
-    out.extend_from_slice(&header.encode(id, offset));
-    out.extend_from_slice(&payload.bytes);
-    let digest = frame_digest(&out[begin..]);
-    out.extend_from_slice(&digest);
-    digest
-}
-
-/// The payload of a frame that is being put together.
+/// A frame that is being put together: its payload so far, behind room for its header.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(crate) struct Payload {
-    pub(crate) bytes: Vec<u8>,
-    pub(crate) count: u32,
+    /// Empty, or the room and the payload.
+    frame: Vec<u8>,
+    count: u32,
 }
 
+/// Memory that an empty payload keeps for the next one.
+const KEPT_BYTES_MAX: usize = 1 << 20;
+
 impl Payload {
+    pub(crate) const EMPTY: Self = Self { frame: Vec::new(), count: 0 };
+
     pub(crate) fn complete(records: u64) -> Self {
-        Self { bytes: records.to_le_bytes().to_vec(), count: 0 }
+        let mut payload = Self::EMPTY;
+        payload.begun().extend_from_slice(&records.to_le_bytes());
+        payload
+    }
+
+    /// Number of changes.
+    pub(crate) const fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// Length in bytes.
+    pub(crate) const fn len(&self) -> usize {
+        self.frame.len().saturating_sub(FRAME_HEADER_BYTES)
+    }
+
+    /// The changes.
+    #[cfg(test)]
+    pub(crate) fn bytes(&self) -> &[u8] {
+        self.frame.get(FRAME_HEADER_BYTES..).unwrap_or_default()
+    }
+
+    /// Begins anew, in the same memory as a rule.
+    pub(crate) fn clear(&mut self) {
+        self.frame.clear();
+        self.frame.shrink_to(KEPT_BYTES_MAX);
+        self.count = 0;
+    }
+
+    fn begun(&mut self) -> &mut Vec<u8> {
+        if self.frame.is_empty() {
+            self.frame.resize(FRAME_HEADER_BYTES, 0);
+        }
+        &mut self.frame
+    }
+
+    /// Hands the frame that belongs at `offset` of the file to `write`, and returns its digest as well. Afterwards it may
+    /// become a frame of another place.
+    pub(crate) fn framed<T>(
+        &mut self,
+        id: &FileId,
+        offset: u64,
+        (kind, revision, previous): (FrameKind, Revision, &Digest),
+        write: impl FnOnce(&[u8]) -> T,
+    ) -> (T, Digest) {
+        // A payload longer than the limit is never handed over, so that the length fits.
+        let length = u32::try_from(self.len()).unwrap_or(u32::MAX);
+        let header = FrameHeader { kind, length, count: self.count, revision, previous: *previous };
+        let frame = self.begun();
+        let end = frame.len();
+        frame[..FRAME_HEADER_BYTES].copy_from_slice(&header.encode(id, offset));
+        let digest = frame_digest(frame);
+        frame.extend_from_slice(&digest);
+        let out = write(frame);
+        frame.truncate(end);
+        (out, digest)
     }
 
     /// Appends one change; `key` and `record` append their bytes. `Err` if they are longer than their limits, which a
@@ -272,7 +313,7 @@ impl Payload {
         key: impl FnOnce(&mut Vec<u8>),
         record: Option<impl FnOnce(&mut Vec<u8>)>,
     ) -> Result<(), RecordFault> {
-        let out = &mut self.bytes;
+        let out = self.begun();
         out.push(if record.is_some() { PUT } else { REMOVE });
         let key_length_at = out.len();
         out.extend_from_slice(&[0; 2]);

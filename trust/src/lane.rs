@@ -63,6 +63,8 @@ pub struct Log<R: Record, M: Medium> {
     publisher: Publisher,
     file: LogFile<M::File>,
     pending: Option<Taken<R>>,
+    /// Of the batch that is being written; its memory serves the next one.
+    payload: Payload,
     checkpoint: Option<Checkpoint<R, M>>,
     /// Since when something is owed, and is to be written in its time.
     owed_since: Option<Monotonic>,
@@ -85,6 +87,7 @@ impl<R: Record, M: Medium> Log<R, M> {
             publisher,
             file,
             pending: None,
+            payload: Payload::EMPTY,
             checkpoint: None,
             owed_since: None,
             for_tasks_at: Monotonic(Duration::ZERO),
@@ -137,15 +140,16 @@ impl<R: Record, M: Medium> Log<R, M> {
     fn append(&mut self, context: &mut Context<'_, M>) -> Next {
         let pending = self.take();
         let revision = pending.revision;
-        let payload = encode_batch::<R>(&pending.changes, context.site.tuning().batch_bytes_max);
+        let fits = encode_batch::<R>(&mut self.payload, &pending.changes, context.site.tuning().batch_bytes_max);
         self.pending = Some(pending);
         context.health.begun(R::KIND, context.now);
-        let Some(payload) = payload else {
+        if !fits {
             // Longer than a frame: a checkpoint writes it in pieces, and makes it visible at once.
+            self.payload.clear();
             self.file.close();
             return Next::Now;
-        };
-        match self.file.append(revision, &payload, context.site.tuning().allocation_bytes) {
+        }
+        match self.file.append(revision, &mut self.payload, context.site.tuning().allocation_bytes) {
             Ok(bytes) => {
                 self.pending = None;
                 self.succeeded(context, revision);
@@ -154,8 +158,9 @@ impl<R: Record, M: Medium> Log<R, M> {
                     health.syncs += 1;
                     health.batches += 1;
                 });
-                tracing::trace!(file = %R::KIND, %revision, bytes, changes = payload.count, "batch durable");
-                self.copy_to_checkpoint(context, &payload);
+                tracing::trace!(file = %R::KIND, %revision, bytes, changes = self.payload.count(), "batch durable");
+                self.copy_to_checkpoint(context);
+                self.payload.clear();
                 Next::Idle
             }
             Err(error) => self.failed(context, revision, error),
@@ -187,9 +192,9 @@ impl<R: Record, M: Medium> Log<R, M> {
         self.retry_at.map_or(Next::Idle, Next::At)
     }
 
-    fn copy_to_checkpoint(&mut self, context: &mut Context<'_, M>, payload: &Payload) {
+    fn copy_to_checkpoint(&mut self, context: &mut Context<'_, M>) {
         if let Some(checkpoint) = &mut self.checkpoint
-            && let Err(error) = checkpoint.copy(payload)
+            && let Err(error) = checkpoint.copy(&mut self.payload)
         {
             self.compaction_failed(context, error);
         }
@@ -364,14 +369,11 @@ fn merge<R: Record>(older: Vec<Vec<Slot<R>>>, newer: Vec<Vec<Slot<R>>>) -> Vec<V
     vec![last.into_iter().map(Some).collect()]
 }
 
-/// The payload of a batch, unless it is longer than a frame.
-fn encode_batch<R: Record>(changes: &[Vec<Slot<R>>], bytes_max: usize) -> Option<Payload> {
-    let mut payload = Payload::default();
-    for (key, change) in changes.iter().flatten().flatten() {
-        encode_change(&mut payload, key, change.as_deref());
-        if payload.bytes.len() > bytes_max.min(MAX_PAYLOAD_BYTES) {
-            return None;
-        }
-    }
-    Some(payload)
+/// Encodes a batch; false if it is longer than a frame.
+fn encode_batch<R: Record>(payload: &mut Payload, changes: &[Vec<Slot<R>>], bytes_max: usize) -> bool {
+    payload.clear();
+    changes.iter().flatten().flatten().all(|(key, change)| {
+        encode_change(payload, key, change.as_deref());
+        payload.len() <= bytes_max.min(MAX_PAYLOAD_BYTES)
+    })
 }

@@ -13,7 +13,7 @@
 //! Not here: retry (`drainer`), the snapshot that a file begins with (`checkpoint`).
 
 use crate::error::{DiskError, DiskErrorKind};
-use crate::frame::{Digest, FILE_HEADER_BYTES, FRAME_OVERHEAD_BYTES, FileHeader, FrameKind, Payload, encode_frame};
+use crate::frame::{Digest, FILE_HEADER_BYTES, FRAME_OVERHEAD_BYTES, FileHeader, FrameKind, Payload};
 use crate::medium::{MediumFile, uninterrupted, write_all};
 use crate::record::Revision;
 use crate::sync::die;
@@ -53,7 +53,6 @@ pub(crate) struct LogFile<F> {
     revision: Revision,
     chain: Digest,
     sizes: PutSizes,
-    frame: Vec<u8>,
     appendable: bool,
     touched: bool,
     allocates: bool,
@@ -68,19 +67,7 @@ impl<F: MediumFile> LogFile<F> {
         (revision, chain): (Revision, Digest),
         sizes: PutSizes,
     ) -> Self {
-        Self {
-            file,
-            header,
-            end,
-            length,
-            revision,
-            chain,
-            sizes,
-            frame: Vec::new(),
-            appendable: true,
-            touched: false,
-            allocates: true,
-        }
+        Self { file, header, end, length, revision, chain, sizes, appendable: true, touched: false, allocates: true }
     }
 
     /// Writes the header of a file that was just created.
@@ -125,13 +112,23 @@ impl<F: MediumFile> LogFile<F> {
     }
 
     /// Writes a frame without syncing it: for a file that nobody reads before it is synced and renamed.
-    pub(crate) fn write(&mut self, kind: FrameKind, revision: Revision, payload: &Payload) -> Result<u64, DiskError> {
+    pub(crate) fn write(
+        &mut self,
+        kind: FrameKind,
+        revision: Revision,
+        payload: &mut Payload,
+    ) -> Result<u64, DiskError> {
         let chain = self.write_frame(kind, revision, payload)?;
         Ok(self.advance(revision, chain, payload))
     }
 
     /// Appends a batch and syncs it: steps 1 to 4. Returns how many bytes it took.
-    pub(crate) fn append(&mut self, revision: Revision, payload: &Payload, allocation: u64) -> Result<u64, DiskError> {
+    pub(crate) fn append(
+        &mut self,
+        revision: Revision,
+        payload: &mut Payload,
+        allocation: u64,
+    ) -> Result<u64, DiskError> {
         if revision <= self.revision {
             // Recovery would refuse the file: better not to write it.
             die("a batch that does not follow the one before it");
@@ -175,17 +172,16 @@ impl<F: MediumFile> LogFile<F> {
         Ok(())
     }
 
-    fn write_frame(&mut self, kind: FrameKind, revision: Revision, payload: &Payload) -> Result<Digest, DiskError> {
-        self.frame.clear();
+    fn write_frame(&mut self, kind: FrameKind, revision: Revision, payload: &mut Payload) -> Result<Digest, DiskError> {
         let what = (kind, revision, &self.chain);
-        let digest = encode_frame(&mut self.frame, &self.header.id, self.end, what, payload);
-        write_all(&mut self.file, self.end, &self.frame)?;
-        Ok(digest)
+        let (file, end) = (&mut self.file, self.end);
+        let (written, digest) = payload.framed(&self.header.id, end, what, |frame| write_all(file, end, frame));
+        written.map(|()| digest)
     }
 
     fn advance(&mut self, revision: Revision, chain: Digest, payload: &Payload) -> u64 {
-        let bytes = (payload.bytes.len() + FRAME_OVERHEAD_BYTES) as u64;
-        self.sizes.add(u64::from(payload.count), bytes);
+        let bytes = (payload.len() + FRAME_OVERHEAD_BYTES) as u64;
+        self.sizes.add(u64::from(payload.count()), bytes);
         self.revision = revision;
         self.chain = chain;
         self.end += bytes;
@@ -194,7 +190,7 @@ impl<F: MediumFile> LogFile<F> {
     }
 
     fn allocate_for(&mut self, payload: &Payload, allocation: u64) {
-        let frame = (payload.bytes.len() + FRAME_OVERHEAD_BYTES) as u64;
+        let frame = (payload.len() + FRAME_OVERHEAD_BYTES) as u64;
         if !self.allocates || self.end + frame <= self.length {
             return;
         }

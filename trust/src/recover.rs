@@ -196,7 +196,7 @@ fn create_file<M: Medium>(
         order_seed: site.table_seed(),
     };
     let mut log = LogFile::begin(file, header)?;
-    log.write(FrameKind::Complete, revision, &Payload::complete(0))?;
+    log.write(FrameKind::Complete, revision, &mut Payload::complete(0))?;
     log.sync()?;
     medium.rename_new(kind.temporary_name(), kind.file_name())?;
     medium.sync_directory()?;

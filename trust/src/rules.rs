@@ -12,6 +12,8 @@
 //!
 //! Not here: locks and caps (`book`), signatures from the wire (checked before a [`Verified`] exists).
 
+use std::sync::Arc;
+
 use handfast_protocol::exchange::{AnswerTerms, Disposition, Offer, Shown, networks_shown};
 use handfast_protocol::limits::BUSY_RETRY_AFTER_MS;
 use handfast_protocol::statement::next_epoch;
@@ -64,7 +66,7 @@ pub struct Admittance {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decided {
     /// The record as it is to be stored; `None`: it is to be removed, or never made.
-    pub record: Option<TrustRecord>,
+    pub record: Option<Arc<TrustRecord>>,
     /// The transition, where the state changed.
     pub transition: Option<Transition>,
     /// A request that found no free place.
@@ -73,30 +75,38 @@ pub struct Decided {
 
 impl Decided {
     /// Everything stays as it is.
-    pub(crate) fn unchanged(record: Option<&TrustRecord>) -> Decided {
+    pub(crate) fn unchanged(record: Option<&Arc<TrustRecord>>) -> Decided {
         Decided { record: record.cloned(), transition: None, turned_away: false }
     }
 }
 
-/// Builds the next record and, from the two states, the transition.
+/// Builds the next record and, from the two states, the transition. The record is the stored one until something in it
+/// changes, and is copied then.
 struct Change<'a> {
     moment: &'a Moment<'a>,
     before: TrustState,
-    record: TrustRecord,
+    record: Arc<TrustRecord>,
 }
 
 impl<'a> Change<'a> {
-    fn of(record: Option<&TrustRecord>, moment: &'a Moment<'a>) -> Change<'a> {
+    fn of(record: Option<&Arc<TrustRecord>>, moment: &'a Moment<'a>) -> Change<'a> {
         let record = record.cloned().unwrap_or_default();
         Change { before: record.state(&moment.view()), moment, record }
+    }
+
+    /// The next record, to change it.
+    fn next(&mut self) -> &mut TrustRecord {
+        Arc::make_mut(&mut self.record)
     }
 
     fn says(&mut self, terms: Terms) {
         let statement = Statement { issuer: self.moment.key.peer_id(), subject: self.moment.peer, terms };
         // The issuer is the key's own id: signing cannot be refused.
         if let Ok(verified) = statement.sign(self.moment.key) {
-            self.record.ours = Some(stored(&verified, Side::Ours, self.moment.now));
-            self.record.delivered = None;
+            let edge = stored(&verified, Side::Ours, self.moment.now);
+            let next = self.next();
+            next.ours = Some(edge);
+            next.delivered = None;
         }
     }
 
@@ -106,7 +116,7 @@ impl<'a> Change<'a> {
             terms.network = Some(network);
         }
         self.says(terms);
-        self.record.made_by(Some(rule), sponsor);
+        self.next().made_by(Some(rule), sponsor);
     }
 
     fn terms(&self, kind: Kind, note: Note) -> Terms {
@@ -124,17 +134,18 @@ impl<'a> Change<'a> {
 
     fn finish(mut self, cause: Cause, actor: Actor) -> Decided {
         let at = self.moment.now;
-        let record = &mut self.record;
-        let next = record.state(&self.moment.view());
+        let next = self.record.state(&self.moment.view());
         match next {
             // Also when no request has led here: our own grant has ended, or the peer was unblocked.
-            TrustState::Pending => {
-                let received_at = record.theirs.as_ref().map_or(at, |edge| edge.stored_at);
-                record.request.get_or_insert(Request { received_at, source: None, count: 1 });
+            TrustState::Pending if self.record.request.is_none() => {
+                let received_at = self.record.theirs.as_ref().map_or(at, |edge| edge.stored_at);
+                self.next().request = Some(Request { received_at, source: None, count: 1 });
             }
-            TrustState::Blocked => {}
-            _ => record.request = None,
+            TrustState::Pending | TrustState::Blocked => {}
+            _ if self.record.request.is_some() => self.next().request = None,
+            _ => {}
         }
+        let record = &self.record;
         let keep = !record.is_strangers()
             || record.theirs.as_ref().is_some_and(|edge| edge.counts(Side::Theirs, &self.moment.view()));
         let to = if keep { next } else { absent(self.moment) };
@@ -150,7 +161,7 @@ impl<'a> Change<'a> {
         let transition =
             (to != from).then_some(Transition { at, cause, actor, revision: Revision::ZERO, from, to, digest });
         if let Some(transition) = transition {
-            record.remember(transition);
+            self.next().remember(transition);
         }
         Decided { record: keep.then_some(self.record), transition, turned_away: false }
     }
@@ -176,17 +187,23 @@ fn between(statement: Option<&Verified>, issuer: PeerId, subject: PeerId) -> Opt
 }
 
 /// What the peer showed us in an exchange: its own edge, perhaps one of ours, and which of ours it holds.
-pub fn merge(record: Option<&TrustRecord>, shown: &Shown, admittance: &Admittance, moment: &Moment<'_>) -> Decided {
+pub fn merge(
+    record: Option<&Arc<TrustRecord>>,
+    shown: &Shown,
+    admittance: &Admittance,
+    moment: &Moment<'_>,
+) -> Decided {
     let (me, peer, now) = (moment.key.peer_id(), moment.peer, moment.now);
     let mut change = Change::of(record, moment);
-    let restored = merge_ours(&mut change.record, between(shown.ours.as_ref(), me, peer), now);
+    let restored = merge_ours(&mut change, between(shown.ours.as_ref(), me, peer), now);
     let mut cause = (if restored { Cause::Restored } else { Cause::TheyGranted }, Actor::Peer);
-    if shown.holds.is_some() && shown.holds == change.record.ours.as_ref().map(Edge::held) {
-        change.record.delivered = shown.holds;
+    let is_delivered = shown.holds.is_some() && shown.holds == change.record.ours.as_ref().map(Edge::held);
+    if is_delivered && change.record.delivered != shown.holds {
+        change.next().delivered = shown.holds;
     }
     let mut news = false;
     if let Some(theirs) = between(shown.theirs.as_ref(), peer, me).filter(|theirs| listens(&change, theirs)) {
-        news = merge_theirs(&mut change.record, theirs, now);
+        news = merge_theirs(&mut change, theirs, now);
         if news && !restored && theirs.terms().kind == Kind::Revoke {
             cause.0 = Cause::TheyRevoked;
         }
@@ -200,7 +217,7 @@ pub fn merge(record: Option<&TrustRecord>, shown: &Shown, admittance: &Admittanc
             return Decided { turned_away: true, ..Decided::unchanged(record) };
         }
         let first = Request { received_at: now, source: admittance.source, count: 0 };
-        let request = change.record.request.get_or_insert(first);
+        let request = change.next().request.get_or_insert(first);
         request.count = request.count.saturating_add(1);
     }
     change.finish(cause.0, cause.1)
@@ -217,38 +234,45 @@ fn listens(change: &Change<'_>, theirs: &Verified) -> bool {
 }
 
 /// A statement of our own that a peer proved: we were restored from an old backup. True when a revoke came back.
-fn merge_ours(record: &mut TrustRecord, shown: Option<&Verified>, now: UnixMillis) -> bool {
-    let Some(shown) = shown.filter(|shown| record.ours.as_ref().is_none_or(|ours| shown.rank() > ours.rank())) else {
+fn merge_ours(change: &mut Change<'_>, shown: Option<&Verified>, now: UnixMillis) -> bool {
+    let ours = change.record.ours.as_ref();
+    let Some(shown) = shown.filter(|shown| ours.is_none_or(|ours| shown.rank() > ours.rank())) else {
         return false;
     };
     if shown.terms().kind == Kind::Revoke {
-        record.ours = Some(stored(shown, Side::Ours, now));
-        record.delivered = None;
-        record.made_by(None, None);
+        let next = change.next();
+        next.ours = Some(stored(shown, Side::Ours, now));
+        next.delivered = None;
+        next.made_by(None, None);
         return true;
     }
-    record.proven = record.proven.max(shown.terms().epoch);
+    if change.record.proven < shown.terms().epoch {
+        change.next().proven = shown.terms().epoch;
+    }
     false
 }
 
 /// The peer's own statement. True when its edge changed.
-fn merge_theirs(record: &mut TrustRecord, shown: &Verified, now: UnixMillis) -> bool {
+fn merge_theirs(change: &mut Change<'_>, shown: &Verified, now: UnixMillis) -> bool {
     let mut edge = stored(shown, Side::Theirs, now);
-    if let Some(theirs) = &mut record.theirs {
+    if let Some(theirs) = &change.record.theirs {
         let (stored, new) = (theirs.rank(), shown.rank());
-        if stored.is_equivocation(&new) {
-            // Once for each number, so that repeating it changes nothing.
-            if !theirs.equivocal {
-                record.equivocations = record.equivocations.saturating_add(1);
+        let was_equivocal = theirs.equivocal;
+        let is_equivocation = stored.is_equivocation(&new);
+        // Once for each number, so that repeating it changes nothing.
+        if is_equivocation && !was_equivocal {
+            let next = change.next();
+            next.equivocations = next.equivocations.saturating_add(1);
+            if let Some(theirs) = &mut next.theirs {
+                theirs.equivocal = true;
             }
-            theirs.equivocal = true;
-            edge.equivocal = true;
         }
+        edge.equivocal |= is_equivocation;
         if new <= stored {
             return false;
         }
     }
-    record.theirs = Some(edge);
+    change.next().theirs = Some(edge);
     true
 }
 
@@ -271,7 +295,7 @@ fn may_be_granted_by(record: &TrustRecord, rule: &Rule, moment: &Moment<'_>) -> 
 
 /// A network's rule grants to a member before that has asked: this node has just joined, or learnt of it. Where we have
 /// said something already, or they have refused us, nothing changes.
-pub fn enlist(record: Option<&TrustRecord>, rule: Rule, sponsor: Option<PeerId>, moment: &Moment<'_>) -> Decided {
+pub fn enlist(record: Option<&Arc<TrustRecord>>, rule: Rule, sponsor: Option<PeerId>, moment: &Moment<'_>) -> Decided {
     let mut change = Change::of(record, moment);
     let undecided = matches!(change.before, TrustState::Unknown | TrustState::Pending);
     if !undecided || !may_be_granted_by(&change.record, &rule, moment) {
@@ -282,14 +306,14 @@ pub fn enlist(record: Option<&TrustRecord>, rule: Rule, sponsor: Option<PeerId>,
 }
 
 /// The operator takes back what a rule granted since `since`. Whatever else the record holds stays as it is.
-pub fn undo(record: Option<&TrustRecord>, rule: &Rule, since: UnixMillis, moment: &Moment<'_>) -> Decided {
+pub fn undo(record: Option<&Arc<TrustRecord>>, rule: &Rule, since: UnixMillis, moment: &Moment<'_>) -> Decided {
     let Some(stored) = record.filter(|record| is_to_be_undone(record, rule, since)) else {
         return Decided::unchanged(record);
     };
     let mut change = Change::of(Some(stored), moment);
     let terms = change.terms(Kind::Revoke, Note::default());
     change.says(terms);
-    change.record.made_by(None, None);
+    change.next().made_by(None, None);
     change.finish(Cause::Undone, Actor::Operator)
 }
 
@@ -300,9 +324,9 @@ pub fn is_to_be_undone(record: &TrustRecord, rule: &Rule, since: UnixMillis) -> 
 }
 
 /// A membership that a grant rests on has begun or ceased to count: the history says so, the edges stay as they are.
-pub fn reconcile(record: &TrustRecord, moment: &Moment<'_>) -> Decided {
+pub fn reconcile(record: &Arc<TrustRecord>, moment: &Moment<'_>) -> Decided {
     let view = moment.view();
-    let change = Change { before: record.told(), moment, record: record.clone() };
+    let change = Change { before: record.told(), moment, record: Arc::clone(record) };
     let standing = |edge: Option<&Edge>, side| {
         let network = edge.filter(|edge| edge.is_grant_at(side, moment.now))?.terms.network?;
         Some((network, view.standing(&network, side)))
@@ -358,13 +382,13 @@ pub enum Refusal {
 ///
 /// # Errors
 /// [`Refusal::Blocked`].
-pub fn trust(record: Option<&TrustRecord>, grant: &Grant, moment: &Moment<'_>) -> Result<Decided, Refusal> {
+pub fn trust(record: Option<&Arc<TrustRecord>>, grant: &Grant, moment: &Moment<'_>) -> Result<Decided, Refusal> {
     let mut change = Change::of(record, moment);
     if change.before == TrustState::Blocked {
         return Err(Refusal::Blocked);
     }
-    if grant.alias.is_some() {
-        change.record.alias = grant.alias.clone();
+    if grant.alias.is_some() && change.record.alias != grant.alias {
+        change.next().alias = grant.alias.clone();
     }
     let expires_at = grant.for_ms.map(|ms| moment.now.plus(ms));
     let stands = change.record.rule.is_none()
@@ -379,7 +403,7 @@ pub fn trust(record: Option<&TrustRecord>, grant: &Grant, moment: &Moment<'_>) -
         terms.expires_at = expires_at;
         terms.scope = grant.scope.clone();
         change.says(terms);
-        change.record.made_by(None, None);
+        change.next().made_by(None, None);
     }
     Ok(change.finish(Cause::Granted, Actor::Operator))
 }
@@ -389,7 +413,7 @@ pub fn trust(record: Option<&TrustRecord>, grant: &Grant, moment: &Moment<'_>) -
 /// # Errors
 /// [`Refusal::Unknown`] where there is nothing to revoke, [`Refusal::NothingToReject`] for a reject without request.
 pub fn revoke(
-    record: Option<&TrustRecord>,
+    record: Option<&Arc<TrustRecord>>,
     note: &Note,
     cause: Cause,
     moment: &Moment<'_>,
@@ -406,7 +430,7 @@ pub fn revoke(
     if !stands {
         let terms = change.terms(Kind::Revoke, note.clone());
         change.says(terms);
-        change.record.made_by(None, None);
+        change.next().made_by(None, None);
     }
     Ok(change.finish(cause, Actor::Operator))
 }
@@ -415,42 +439,45 @@ pub fn revoke(
 ///
 /// # Errors
 /// [`Refusal::Unknown`] when there is nothing to unblock.
-pub fn block(record: Option<&TrustRecord>, blocked: bool, moment: &Moment<'_>) -> Result<Decided, Refusal> {
+pub fn block(record: Option<&Arc<TrustRecord>>, blocked: bool, moment: &Moment<'_>) -> Result<Decided, Refusal> {
     if record.is_none() && !blocked {
         return Err(Refusal::Unknown);
     }
     let mut change = Change::of(record, moment);
-    change.record.blocked = blocked;
+    if change.record.blocked != blocked {
+        change.next().blocked = blocked;
+    }
     Ok(change.finish(if blocked { Cause::Blocked } else { Cause::Unblocked }, Actor::Operator))
 }
 
 /// Time passed: grants whose end has come are marked, so that a clock that goes back does not revive them, and a
 /// stranger's request that waited too long is dropped.
-pub fn expire(record: &TrustRecord, pending_since: UnixMillis, moment: &Moment<'_>) -> Decided {
-    let mut before = record.clone();
+pub fn expire(record: &Arc<TrustRecord>, pending_since: UnixMillis, moment: &Moment<'_>) -> Decided {
+    let mut before = (**record).clone();
     // The state before is the one that was in force until now, whatever the clock says by this time.
     for (edge, side) in [(&mut before.ours, Side::Ours), (&mut before.theirs, Side::Theirs)] {
         if let Some(edge) = edge.as_mut().filter(|edge| !edge.expired && edge.has_ended(side, moment.now)) {
             edge.terms.expires_at = None;
         }
     }
-    let mut change = Change { before: before.state(&moment.view()), moment, record: record.clone() };
-    for (edge, side) in [(&mut change.record.ours, Side::Ours), (&mut change.record.theirs, Side::Theirs)] {
+    let mut change = Change { before: before.state(&moment.view()), moment, record: Arc::clone(record) };
+    let next = change.next();
+    for (edge, side) in [(&mut next.ours, Side::Ours), (&mut next.theirs, Side::Theirs)] {
         if let Some(edge) = edge.as_mut().filter(|edge| edge.has_ended(side, moment.now)) {
             edge.expired = true;
         }
     }
-    if change.record.is_strangers() && record.waits_since() < pending_since {
-        change.record.theirs = None;
+    if next.is_strangers() && record.waits_since() < pending_since {
+        next.theirs = None;
     }
     change.finish(Cause::Expired, Actor::Clock)
 }
 
 /// A stranger's request makes room for another one. Nothing else is ever evicted.
-pub fn evict(record: Option<&TrustRecord>, moment: &Moment<'_>) -> Decided {
+pub fn evict(record: Option<&Arc<TrustRecord>>, moment: &Moment<'_>) -> Decided {
     let mut change = Change::of(record, moment);
-    if change.record.is_strangers() {
-        change.record.theirs = None;
+    if change.record.is_strangers() && change.record.theirs.is_some() {
+        change.next().theirs = None;
     }
     change.finish(Cause::Evicted, Actor::Caps)
 }

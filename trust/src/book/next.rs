@@ -14,7 +14,7 @@ use crate::trust_record::{Transition, TrustRecord};
 /// True when the change is one that a stranger can cause again and again: a new record without an edge of ours, or
 /// another statement in one.
 pub(super) fn is_bought_by_a_stranger(before: Option<&TrustRecord>, decided: &Decided) -> bool {
-    let Some(next) = decided.record.as_ref().filter(|next| next.is_strangers()) else {
+    let Some(next) = decided.record.as_deref().filter(|next| next.is_strangers()) else {
         return false;
     };
     before.is_none_or(|before| !before.has_same_edges(next))
@@ -29,15 +29,24 @@ pub(super) struct Next {
 }
 
 impl Next {
-    pub(super) fn new(before: Option<&TrustRecord>, mut record: TrustRecord) -> Next {
+    /// `None` where it says what `before` says.
+    pub(super) fn new(before: Option<&Arc<TrustRecord>>, mut record: Arc<TrustRecord>) -> Option<Next> {
+        if before.is_some_and(|before| Arc::ptr_eq(before, &record)) {
+            return None;
+        }
+        // Most changes show in the edges, which costs less to look at.
         let has_same_edges = before.is_some_and(|before| before.has_same_edges(&record));
-        let only_delivered = before.is_some_and(|before| {
-            let delivered = std::mem::replace(&mut record.delivered, before.delivered);
-            let same = record == *before;
-            record.delivered = delivered;
-            same
-        });
-        Next { record: Arc::new(record), has_same_edges, only_delivered }
+        let mut only_delivered = false;
+        if let Some(before) = before.filter(|_| has_same_edges) {
+            let next = Arc::make_mut(&mut record);
+            let delivered = std::mem::replace(&mut next.delivered, before.delivered);
+            only_delivered = *next == **before;
+            next.delivered = delivered;
+            if only_delivered && delivered == before.delivered {
+                return None;
+            }
+        }
+        Some(Next { record, has_same_edges, only_delivered })
     }
 
     /// Inside the lock. `revision`: in, that of the record before; out, what must be durable.

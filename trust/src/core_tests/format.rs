@@ -1,6 +1,6 @@
 //! The bytes of the files: whoever changes them breaks every data directory.
 
-use crate::frame::{FileHeader, FrameHeader, FrameKind, Payload, RawChange, encode_frame, split_change};
+use crate::frame::{FileHeader, FrameHeader, FrameKind, Payload, RawChange, split_change};
 use crate::record::{FileKind, RecordFault, Revision};
 use crate::sim::{Rig, SMALL, SimDisk};
 
@@ -36,9 +36,11 @@ fn golden_file_header() {
 
 #[test]
 fn golden_frame() {
-    let mut bytes = Vec::new();
     let previous = header().chain_start();
-    let digest = encode_frame(&mut bytes, &ID, 128, (FrameKind::Batch, Revision(6), &previous), &payload());
+    let mut payload = payload();
+    let mut framed = || payload.framed(&ID, 128, (FrameKind::Batch, Revision(6), &previous), <[u8]>::to_vec);
+    let (bytes, digest) = framed();
+    assert_eq!(framed(), (bytes.clone(), digest), "as often as it is asked for");
     assert_eq!(hex(&bytes), include_str!("golden/batch_frame.hex").trim());
     assert_eq!(bytes[bytes.len() - 32..], digest);
     let decoded = FrameHeader::decode(bytes.first_chunk().unwrap(), &ID, 128).unwrap();
@@ -83,14 +85,14 @@ fn unhex(text: &str) -> Vec<u8> {
 #[test]
 fn changes_split_as_they_were_pushed() {
     let payload = payload();
-    let (first, rest) = split_change(&payload.bytes).unwrap();
+    let (first, rest) = split_change(payload.bytes()).unwrap();
     assert_eq!(first, RawChange { key: b"key", record: Some(b"record") });
     let (second, rest) = split_change(rest).unwrap();
     assert_eq!(second, RawChange { key: b"gone", record: None });
     assert_eq!(rest, b"");
-    for cut in 0..payload.bytes.len() {
+    for cut in 0..payload.len() {
         // Never a panic, and never more than what is there.
-        let mut rest = &payload.bytes[..cut];
+        let mut rest = &payload.bytes()[..cut];
         let mut changes = 0;
         while let Some((_, after)) = split_change(rest) {
             rest = after;

@@ -272,8 +272,8 @@ fn a_rule_that_is_named_all_the_same_grants_only_where_nothing_was_said() {
     let grants = |node: &Node| {
         let record = node.book.record(&peer.id());
         let offer = shown(Some(&peer.grants(NOON.0)), None);
-        let record = rules::merge(record.as_deref(), &offer, &admittance, &moment).record.unwrap();
-        record.ours.is_some_and(|ours| ours.is_grant_at(handfast_trust::Side::Ours, later))
+        let record = rules::merge(record.as_ref(), &offer, &admittance, &moment).record.unwrap();
+        record.ours.as_ref().is_some_and(|ours| ours.is_grant_at(handfast_trust::Side::Ours, later))
     };
     assert!(grants(&node));
     node.trust_for(&peer, 1, NOON);
