@@ -79,13 +79,26 @@ async fn handshake(engine: Arc<Engine>, incoming: quinn::Incoming, slot: Slot, b
     };
     match connection {
         Ok(Ok(connection)) => {
-            if let Some(registration) = admit(&engine, connection, slot, berth) {
+            if let Some(registration) = admit(&engine, connection.clone(), slot, berth.clone()) {
                 serve(engine, registration).await;
             }
+            if connection.close_reason().is_some_and(|error| is_peers(&error)) {
+                berth.leave();
+            }
         }
-        Ok(Err(error)) => tracing::debug!(%error, "handshake failed"),
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "handshake failed");
+            if is_peers(&error) {
+                berth.leave();
+            }
+        }
         Err(_) => tracing::debug!("handshake timed out"),
     }
+}
+
+/// Whether the peer has closed the connection.
+fn is_peers(error: &quinn::ConnectionError) -> bool {
+    matches!(error, quinn::ConnectionError::ConnectionClosed(_) | quinn::ConnectionError::ApplicationClosed(_))
 }
 
 /// A connection whose peer TLS has proven; `None` if it is closed again. Its slot goes with it until it is a session or at

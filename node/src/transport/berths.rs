@@ -5,6 +5,11 @@
 //! drainer. A connection that becomes a session goes over to the *calm* threads, with all its tasks, when each of them is
 //! polled next.
 //!
+//! A connection that its peer has closed is worked for no more, once whoever serves it says so ([`Berth::leave`]). QUIC would
+//! keep it for three probe timeouts, 22 KB each, only to stay silent (RFC 9000, section 10.2.2): on a node with too much to
+//! do that is seconds, in which thousands of them come together. What comes late of such a peer is answered by a stateless
+//! reset, which it does not mind.
+//!
 //! Invariant: a task runs on one of the two at a time, and is never lost on its way. Both runtimes end together: a
 //! task that went over still has its timers where it began.
 
@@ -18,6 +23,7 @@ use std::time::Instant;
 
 use quinn::{AsyncTimer, AsyncUdpSocket, Runtime, TokioRuntime};
 use tokio::runtime::Handle;
+use tokio::sync::Notify;
 
 /// How far the crowd's threads stand back (nice(2)): a third of the others' share where all are busy.
 pub const CROWD_NICENESS: i32 = 5;
@@ -29,21 +35,32 @@ tokio::task_local! {
 
 /// Where a connection is worked for now. Clones are one.
 #[derive(Clone, Debug)]
-pub struct Berth(Arc<AtomicBool>);
+pub struct Berth(Arc<Place>);
+
+#[derive(Debug)]
+struct Place {
+    is_calm: AtomicBool,
+    left: Notify,
+}
 
 impl Berth {
     /// On the calm threads, from the beginning or not.
     pub fn new(is_calm: bool) -> Berth {
-        Berth(Arc::new(AtomicBool::new(is_calm)))
+        Berth(Arc::new(Place { is_calm: AtomicBool::new(is_calm), left: Notify::new() }))
     }
 
     /// Goes over to the calm threads, and stays there.
     pub fn calm(&self) {
-        self.0.store(true, Ordering::Release);
+        self.0.is_calm.store(true, Ordering::Release);
     }
 
     fn is_calm(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+        self.0.is_calm.load(Ordering::Acquire)
+    }
+
+    /// Its peer has closed the connection: nothing is sent any more, and QUIC forgets it.
+    pub fn leave(&self) {
+        self.0.left.notify_one();
     }
 
     /// Begins a handshake whose connection is worked for as this says.
@@ -123,9 +140,20 @@ impl Runtime for Berths {
     }
 
     fn spawn(&self, future: Pin<Box<dyn Future<Output = ()> + Send>>) {
-        // Endpoints, and connections that are dialled here, have none.
-        let berth = BERTH.try_with(Berth::clone).unwrap_or_else(|_| Berth::new(true));
-        Berths::spawn(self, &berth, future);
+        match BERTH.try_with(Berth::clone) {
+            Ok(berth) => {
+                let place = berth.0.clone();
+                let driven = async move {
+                    tokio::select! {
+                        () = future => {}
+                        () = place.left.notified() => {}
+                    }
+                };
+                Berths::spawn(self, &berth, driven);
+            }
+            // Endpoints, and connections that are dialled here, have none.
+            Err(_) => Berths::spawn(self, &Berth::new(true), future),
+        }
     }
 
     fn wrap_udp_socket(&self, socket: std::net::UdpSocket) -> io::Result<Arc<dyn AsyncUdpSocket>> {
@@ -184,6 +212,25 @@ mod tests {
         let (says, mut said) = mpsc::channel(1);
         berths.spawn(&Berth::new(true), async move { says.send(here()).await.unwrap() });
         assert_eq!(said.blocking_recv(), Some("calm".into()));
+    }
+
+    #[test]
+    fn what_drives_a_connection_ends_when_its_berth_is_left_wherever_it_is() {
+        let (calm, crowd) = (runtime("calm"), runtime("crowd"));
+        let berths = Berths::apart(calm.handle().clone(), crowd.handle().clone());
+        for is_calm in [false, true] {
+            let berth = Berth::new(is_calm);
+            let (lives, mut lived) = mpsc::channel::<()>(1);
+            let drives = Box::pin(async move {
+                std::future::pending::<()>().await;
+                drop(lives);
+            });
+            BERTH.sync_scope(berth.clone(), || quinn::Runtime::spawn(&berths, drives));
+            assert_eq!(lived.try_recv(), Err(mpsc::error::TryRecvError::Empty));
+            // Said before it is polled, or after.
+            berth.leave();
+            assert_eq!(lived.blocking_recv(), None, "it has ended");
+        }
     }
 
     #[test]
