@@ -10,6 +10,7 @@
 
 mod bare;
 mod conditions;
+mod held;
 mod keys;
 mod narrow;
 
@@ -28,10 +29,11 @@ const COLUMNS: &[&str] = &["", "handshakes/s", "CPU us, both ends", "p50 us", "p
 const ROWS: [&str; 5] =
     ["bare quinn, tuned", "bare quinn, defaults", "handfast storm", "iroh, as it comes", "iroh, with aws-lc-rs"];
 const USAGE: &str = "\
-cargo bench -p handfast-benches --bench handshake -- [conditions [GROUP..]] [OPTIONS]
+cargo bench -p handfast-benches --bench handshake -- [conditions [GROUP..] | held] [OPTIONS]
 
   conditions       storms beyond what the node can do, and beside slow disks, slow peers and floods; groups are
                    narrow (takes root), overload, spoofed, friends, slow, disk, vanish, cut: 15 to 60 s a round each
+  held             memory of the node for each connection that hangs, by stage, and for each session
   --peers N        handshakes of one measurement [10000]
   --concurrency C  at once [64]
   --rounds N       how often each is made [5]
@@ -80,11 +82,14 @@ fn main() -> Result<()> {
         return Ok(());
     }
     arguments.retain(|argument| argument != "--bench");
-    let conditions = arguments.first().is_some_and(|word| word == "conditions");
-    let mut arguments: Vec<String> = arguments.into_iter().skip(usize::from(conditions)).collect();
+    let [conditions, held] = ["conditions", "held"].map(|mode| arguments.first().is_some_and(|word| word == mode));
+    let mut arguments: Vec<String> = arguments.into_iter().skip(usize::from(conditions || held)).collect();
     let words = arguments.iter().take_while(|word| conditions && !word.starts_with("--")).count();
     let groups: Vec<String> = arguments.drain(..words).collect();
     let options = Options::parse(arguments.into_iter())?;
+    if held {
+        return held::run(&options);
+    }
     println!("{} handshakes, {} at once, {} rounds", options.peers, options.concurrency, options.rounds);
     if conditions {
         return conditions::run(&options, &groups);
