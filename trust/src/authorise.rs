@@ -301,7 +301,7 @@ impl Index<TrustRecord> for TrustIndex {
             _ => {}
         }
         self.strangers.changed(key, old, new);
-        self.rules.changed(old, new);
+        self.rules.changed(old, new, revision != Revision::ZERO);
         self.census.changed(old, new);
         match new {
             Some(record) => record.ends_at().into_iter().for_each(|end| self.note_end(end)),

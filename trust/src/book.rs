@@ -75,6 +75,9 @@ pub struct Book {
     networks: Option<Arc<Networks>>,
     observer: Observer,
     newcomers: Lock<Newcomers>,
+    /// What recovery found, where a sync has not confirmed all of it. A checkpoint is one thing: which of its records are
+    /// beyond the floor, it does not say.
+    unconfirmed: Revision,
     /// Whose state fell because time passed, since [`Book::expire`] was asked last.
     fallen: Lock<Vec<PeerId>>,
 }
@@ -105,7 +108,9 @@ impl Book {
     /// The book over a recovered store, of a node that is in no network. `key` is this node's.
     pub fn new(store: Store<TrustRecord>, key: SecretKey, policy: Policy, observer: Observer) -> Book {
         let (newcomers, fallen) = (Lock::new(Newcomers::default()), Lock::new(Vec::new()));
-        Book { store, key, policy, networks: None, observer, newcomers, fallen }
+        let is_confirmed = store.durable().current() >= store.revision();
+        let unconfirmed = if is_confirmed { Revision::ZERO } else { store.revision() };
+        Book { store, key, policy, networks: None, observer, newcomers, unconfirmed, fallen }
     }
 
     /// The book of a node with these networks.
@@ -271,7 +276,8 @@ impl Book {
 
     /// The revision of what is said about a peer. Where there is no record, a removal must be durable all the same.
     fn edges_at(&self, record: Option<&TrustRecord>) -> Revision {
-        record.map_or_else(|| self.store.index().removed_at(), |record| record.edges_at)
+        let at = record.map_or_else(|| self.store.index().removed_at(), |record| record.edges_at);
+        at.max(self.unconfirmed)
     }
 
     /// The operator grants trust. See [`rules::trust`].
@@ -409,7 +415,9 @@ impl Book {
         let mut updated = Updated {
             state: record.as_ref().map_or(rules::absent(moment), |record| record.state(&moment.view())),
             transition,
-            revision: before.map_or_else(|| self.store.index().removed_at(), |before| before.changed_at),
+            revision: before
+                .map_or_else(|| self.store.index().removed_at(), |before| before.changed_at)
+                .max(self.unconfirmed),
             holds: record.as_ref().and_then(|record| Some(record.theirs.as_ref()?.held())),
             turned_away,
         };

@@ -14,7 +14,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use handfast_protocol::{Address, NetworkId, PeerId, UnixMillis};
 
-use crate::record::Revision;
 use crate::trust_record::{Rule, TrustRecord};
 
 /// A source network: the /24 of an IPv4 address, the /48 of an IPv6 one. What somebody can rent as one piece.
@@ -166,9 +165,8 @@ impl RuleUse {
         }
     }
 
-    pub(crate) fn changed(&self, old: Option<&TrustRecord>, new: Option<&TrustRecord>) {
-        // What the file holds has no revision of this run.
-        let live = new.is_some_and(|record| record.edges_at != Revision::ZERO);
+    /// `live`: in this run, and not as it is read.
+    pub(crate) fn changed(&self, old: Option<&TrustRecord>, new: Option<&TrustRecord>, live: bool) {
         let (old, new) = (grant(old), grant(new));
         if old == new {
             return;

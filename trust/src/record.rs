@@ -157,6 +157,10 @@ pub trait Record: Send + Sync + Sized + 'static {
     /// # Errors
     /// Whatever `encode` would not have written.
     fn decode(key: &Self::Key, bytes: &[u8]) -> Result<Self, RecordFault>;
+
+    /// Called for a record that was read from the disk and that no sync is known to have put there: it is durable with
+    /// this revision of the store, once the file is written anew.
+    fn found_unconfirmed(&mut self, _at: Revision) {}
 }
 
 /// A view of a table that is read without its lock.

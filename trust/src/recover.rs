@@ -91,14 +91,14 @@ pub fn open<R: Record, M: Medium>(medium: &mut M, site: &Site, floor: &Floor) ->
     let name = R::KIND.file_name();
     let mut file = medium.open(name).map_err(|error| StoreError::from_open(name, error))?;
     let mut table = Table::<R>::new(0);
-    let replayed = replay(&mut file, R::KIND, Some(site.owner()), &mut table)?;
+    let known = floor.of(R::KIND);
+    let replayed = replay(&mut file, R::KIND, Some(site.owner()), known, &mut table)?;
     replayed.check_floor(R::KIND, floor)?;
     if replayed.torn_bytes > 0 {
         tracing::warn!(file = name, bytes = replayed.torn_bytes, offset = replayed.end, "torn append found");
     }
     table.replayed(replayed.revision);
     // What the floor does not vouch for may be in the page cache only, left by a process whose sync had failed.
-    let known = floor.of(R::KIND);
     let vouched =
         !R::KIND.has_floor() || (replayed.revision == known && is_at_rest(medium, site.owner()) == Some(true));
     let durable = if vouched { replayed.revision } else { known };
@@ -238,9 +238,12 @@ impl<R: Record> Sink for Table<R> {
         self.expect(header.order_seed, length);
     }
 
-    fn decode(header: &FileHeader, change: RawChange<'_>) -> Result<ReadChange<R>, RecordFault> {
+    fn decode(header: &FileHeader, change: RawChange<'_>, unconfirmed: Revision) -> Result<ReadChange<R>, RecordFault> {
         let key = R::decode_key(change.key)?;
-        let record = change.record.map(|bytes| R::decode(&key, bytes)).transpose()?;
+        let mut record = change.record.map(|bytes| R::decode(&key, bytes)).transpose()?;
+        if unconfirmed != Revision::ZERO {
+            record.iter_mut().for_each(|record| record.found_unconfirmed(unconfirmed));
+        }
         Ok(ReadChange::new(header.order_seed, key, record))
     }
 

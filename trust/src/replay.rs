@@ -43,8 +43,9 @@ pub(crate) trait Sink {
 
     /// What follows comes from a file with this header, which is about so long.
     fn begin(&mut self, _: &FileHeader, _length: u64) {}
-    /// Any thread may do this.
-    fn decode(header: &FileHeader, change: RawChange<'_>) -> Result<Self::Change, RecordFault>;
+    /// Any thread may do this. `unconfirmed`: the revision of the change's frame where the floor does not vouch for it,
+    /// else zero.
+    fn decode(header: &FileHeader, change: RawChange<'_>, unconfirmed: Revision) -> Result<Self::Change, RecordFault>;
     fn take(&mut self, change: Self::Change);
     fn records(&self) -> u64;
 }
@@ -52,6 +53,7 @@ pub(crate) trait Sink {
 /// Changes of one frame, to be decoded.
 struct Undecoded {
     at: u64,
+    unconfirmed: Revision,
     count: u32,
     payload: Vec<u8>,
 }
@@ -81,11 +83,12 @@ impl Replayed {
     }
 }
 
-/// Reads a file from its first byte to its last.
+/// Reads a file from its first byte to its last, of which `floor` vouches for what is not beyond it.
 pub(crate) fn replay<F: MediumFile, S: Sink>(
     file: &mut F,
     kind: FileKind,
     owner: Option<&[u8; 32]>,
+    floor: Revision,
     sink: &mut S,
 ) -> Result<Replayed, StoreError> {
     let name = kind.file_name();
@@ -99,7 +102,12 @@ pub(crate) fn replay<F: MediumFile, S: Sink>(
     }
     sink.begin(&header, reader.length);
     let helpers = if reader.length < ALONE_BYTES_MAX { 0 } else { HELPERS_MAX };
-    Ahead::with(helpers, AHEAD_MAX, |frame| decode::<S>(&header, frame), |ahead| read_all(reader, &header, ahead, sink))
+    Ahead::with(
+        helpers,
+        AHEAD_MAX,
+        |frame| decode::<S>(&header, frame),
+        |ahead| read_all(reader, &header, floor, ahead, sink),
+    )
 }
 
 /// The changes of a frame whose digest holds.
@@ -110,7 +118,7 @@ fn decode<S: Sink>(header: &FileHeader, frame: Undecoded) -> Decoded<S::Change> 
     let mut rest = frame.payload.as_slice();
     for _ in 0..frame.count {
         let (change, after) = split_change(rest).ok_or(wrong(DamageFault::BadChange))?;
-        out.push(S::decode(header, change).map_err(|fault| wrong(DamageFault::Record(fault)))?);
+        out.push(S::decode(header, change, frame.unconfirmed).map_err(|fault| wrong(DamageFault::Record(fault)))?);
         rest = after;
     }
     if rest.is_empty() { Ok(out) } else { Err(wrong(DamageFault::BadChange)) }
@@ -119,6 +127,7 @@ fn decode<S: Sink>(header: &FileHeader, frame: Undecoded) -> Decoded<S::Change> 
 fn read_all<F: MediumFile, S: Sink>(
     mut reader: Reader<'_, F>,
     header: &FileHeader,
+    floor: Revision,
     ahead: &mut Ahead<'_, Undecoded, Decoded<S::Change>>,
     sink: &mut S,
 ) -> Result<Replayed, StoreError> {
@@ -154,7 +163,8 @@ fn read_all<F: MediumFile, S: Sink>(
             complete = true;
         } else {
             replayed.sizes.add(u64::from(frame.count), u64::from(frame.length) + FRAME_OVERHEAD_BYTES as u64);
-            ahead.push(Undecoded { at, count: frame.count, payload: payload.to_vec() });
+            let unconfirmed = if frame.revision > floor { frame.revision } else { Revision::ZERO };
+            ahead.push(Undecoded { at, unconfirmed, count: frame.count, payload: payload.to_vec() });
             let alone = ahead.is_alone() || frame.length > AHEAD_BYTES_MAX;
             take_all(ahead, if alone { 0 } else { AHEAD_MAX - 1 }, sink).map_err(damaged)?;
         }

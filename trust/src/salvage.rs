@@ -68,7 +68,7 @@ pub fn check<R: Record, M: Medium>(medium: &mut M, owner: Option<&[u8; 32]>, flo
     let replayed = medium
         .open(name)
         .map_err(|error| StoreError::from_open(name, error))
-        .and_then(|mut file| replay(&mut file, R::KIND, owner, &mut sizes));
+        .and_then(|mut file| replay(&mut file, R::KIND, owner, Revision(u64::MAX), &mut sizes));
     match replayed {
         Ok(replayed) => {
             report.owner = Some(replayed.header.owner);
@@ -101,7 +101,7 @@ impl<R: Record> Sink for Sizes<R> {
     /// A key, and how many bytes its record has, if it has one.
     type Change = (Box<[u8]>, Option<u32>);
 
-    fn decode(_: &FileHeader, change: RawChange<'_>) -> Result<Self::Change, RecordFault> {
+    fn decode(_: &FileHeader, change: RawChange<'_>, _: Revision) -> Result<Self::Change, RecordFault> {
         let key = R::decode_key(change.key)?;
         let bytes = match change.record {
             Some(record) => {

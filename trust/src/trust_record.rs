@@ -367,7 +367,7 @@ pub struct TrustRecord {
     /// budget. Boxed, because most records have none.
     #[serde(skip)]
     pub sponsor: Option<Box<PeerId>>,
-    /// The revision in which an edge or the flag last changed; zero for what was read from the file, which is durable.
+    /// The revision in which an edge or the flag last changed; zero for what was read from the file and is durable.
     #[serde(skip)]
     pub edges_at: Revision,
     /// The revision in which anything but `delivered` last changed, or zero: what an operator waits for.
@@ -515,5 +515,9 @@ impl Record for TrustRecord {
         let (sponsor, body) = rest.split_first_chunk::<32>().ok_or(RecordFault::TooShort)?;
         let sponsor = Some(Box::new(PeerId::from_stored(*sponsor)));
         Ok(TrustRecord { sponsor, ..decode_versioned(body)? })
+    }
+
+    fn found_unconfirmed(&mut self, at: Revision) {
+        (self.edges_at, self.changed_at) = (at, at);
     }
 }

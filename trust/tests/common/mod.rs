@@ -96,6 +96,12 @@ impl Ground {
         }
     }
 
+    /// Starts again after a kill: what was written is in the page cache, whether it was synced or not.
+    pub(crate) fn killed(self) -> Ground {
+        let cache = self.disk.crash_point().image(|_| true);
+        Ground { heard: self.heard, ..Ground::on(SimDisk::of(cache, 512)) }
+    }
+
     /// Stops and starts again, with the same observer.
     pub(crate) fn restarted(mut self) -> Ground {
         self.drainer.stop_switch().stop();

@@ -9,6 +9,7 @@ mod caps;
 mod common;
 mod decisions;
 mod expiry;
+mod killed;
 mod operator;
 mod permutations;
 mod records;

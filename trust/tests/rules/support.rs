@@ -8,7 +8,7 @@ use handfast_protocol::{
     Incarnation, Kind, Note, PeerId, Scope, SecretKey, ServiceName, Statement, Terms, UnixMillis, Verified,
 };
 use handfast_trust::rules::{Grant, Showing};
-use handfast_trust::{Book, Cause, Direction, Policy, Purpose, Transition, TrustRecord, TrustState, Updated};
+use handfast_trust::{Book, Cause, Direction, Policy, Purpose, Revision, Transition, TrustRecord, TrustState, Updated};
 
 pub(crate) use crate::common::{DAY, HOUR, MINUTE, NOON, key, me, open_policy};
 use crate::common::{Ground, begin};
@@ -147,6 +147,11 @@ impl Node {
         Node::over(self.ground.restarted(), policy)
     }
 
+    /// Starts again after a kill.
+    pub(crate) fn killed(self) -> Node {
+        Node::over(self.ground.killed(), self.policy)
+    }
+
     pub(crate) fn reopened(self) -> Node {
         let policy = self.policy.clone();
         self.reopened_under(policy)
@@ -208,6 +213,11 @@ impl Node {
 /// What a node would answer to an offer.
 pub(crate) fn answer(node: &Node, peer: &Peer, shown: &Shown) -> AnswerTerms {
     node.book.answer(peer.id(), shown, false, &showing(), NOON).0
+}
+
+/// The revision that such an answer waits for.
+pub(crate) fn answer_at(node: &Node, peer: &Peer, shown: &Shown) -> Revision {
+    node.book.answer(peer.id(), shown, false, &showing(), NOON).1
 }
 
 /// The transition that a change was.
