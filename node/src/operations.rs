@@ -160,7 +160,7 @@ impl Operator {
         }
         let updated = self.book().trust(peer, &grant, unix_now()).map_err(|refusal| refused(refusal, &peer))?;
         if let Some(address) = address {
-            peers::update(&self.peers, peer, |record| record.typed = Some(address));
+            peers::update(&self.peers, peer, |record| record.typed = Some(address.clone()));
         }
         let mut reply = self.acknowledged(peer, &updated).await;
         if let (Some(live), Some(wait_ms)) = (self.live(), request.wait_ms) {

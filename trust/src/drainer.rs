@@ -184,6 +184,14 @@ impl<M: Medium> Drainer<M> {
 
     /// Does what is due at `now`: for each store at most one batch and one piece of a checkpoint.
     pub fn step(&mut self, now: Monotonic) -> Next {
+        // A disk that hangs does so wherever it is asked: also under the floor, or a checkpoint that nobody waits for.
+        self.health.stepping(Some(now));
+        let next = self.step_at(now);
+        self.health.stepping(None);
+        next
+    }
+
+    fn step_at(&mut self, now: Monotonic) -> Next {
         if self.ended {
             return Next::Stopped;
         }
@@ -243,6 +251,9 @@ impl<M: Medium> Drainer<M> {
         let settled = self.lanes.iter().all(|lane| lane.is_settled());
         let floor = self.durable_floor();
         self.report.floor_error = self.floor.end(&mut self.medium, &self.site, floor, settled).err();
+        if let Some(error) = &self.report.floor_error {
+            tracing::warn!(%error, "the floor file was not written; the next start writes all files anew");
+        }
         self.ended = true;
         Next::Stopped
     }

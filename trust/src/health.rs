@@ -25,7 +25,7 @@ pub struct StorageHealth {
     pub failures_in_a_row: u32,
     /// The last failure, whether or not it has been overcome since.
     pub last_error: Option<(FileKind, DiskError)>,
-    /// Since when the oldest change that was attempted is not on the disk.
+    /// Since when the oldest change that was attempted is not on the disk, or since when the drainer is at the disk.
     pub unfinished_since: Option<Monotonic>,
     /// Bytes appended to record files in all.
     pub bytes_appended: u64,
@@ -79,6 +79,7 @@ struct State {
     shown: StorageHealth,
     failures: [u32; 4],
     unfinished: [Option<Monotonic>; 4],
+    stepping: Option<Monotonic>,
 }
 
 impl HealthCell {
@@ -87,9 +88,14 @@ impl HealthCell {
     pub fn snapshot(&self) -> StorageHealth {
         self.state.with(|state| StorageHealth {
             failures_in_a_row: state.failures.into_iter().max().unwrap_or(0),
-            unfinished_since: state.unfinished.into_iter().flatten().min(),
+            unfinished_since: state.unfinished.into_iter().chain([state.stepping]).flatten().min(),
             ..state.shown
         })
+    }
+
+    /// The drainer begins a step, or has ended it.
+    pub(crate) fn stepping(&self, since: Option<Monotonic>) {
+        self.state.with(|state| state.stepping = since);
     }
 
     /// An attempt begins; if the one before failed, it is still the same.

@@ -224,6 +224,7 @@ impl<R: Record, M: Medium> Log<R, M> {
                 return Next::At(when);
             }
         }
+        let wanted = self.store.revision();
         match self.checkpoint_step(context, busy) {
             Ok(next) => next,
             Err(error) if self.file.is_appendable() => {
@@ -231,7 +232,7 @@ impl<R: Record, M: Medium> Log<R, M> {
                 self.compact_at.map_or(Next::Idle, Next::At)
             }
             // The names are in doubt: from here on a checkpoint is needed.
-            Err(error) => self.checkpoint_failed(context, error),
+            Err(error) => self.checkpoint_failed(context, wanted, error),
         }
     }
 
@@ -244,17 +245,20 @@ impl<R: Record, M: Medium> Log<R, M> {
     /// The file takes no more: a checkpoint is the way for whatever waits.
     fn replace(&mut self, context: &mut Context<'_, M>) -> Next {
         context.health.begun(R::KIND, context.now);
+        let wanted = self.store.revision();
         match self.checkpoint_step(context, false) {
             Ok(next) => next,
-            Err(error) => self.checkpoint_failed(context, error),
+            Err(error) => self.checkpoint_failed(context, wanted, error),
         }
     }
 
-    fn checkpoint_failed(&mut self, context: &mut Context<'_, M>, error: DiskError) -> Next {
+    /// `wanted`: what there was when the step began.
+    fn checkpoint_failed(&mut self, context: &mut Context<'_, M>, wanted: Revision, error: DiskError) -> Next {
         self.checkpoint = None;
         discard(context.medium, R::KIND);
-        // It would have covered everything up to now.
-        self.failed(context, self.store.revision(), error)
+        // Its end covers what it took; who came afterwards has not failed.
+        let covered = self.pending.as_ref().map_or(wanted, |pending| wanted.max(pending.revision));
+        self.failed(context, covered, error)
     }
 
     /// One part of a checkpoint: its begin, a piece, or its end.

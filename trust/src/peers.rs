@@ -5,6 +5,8 @@
 //! that are trusted, whose last address never goes. What an operator typed and what the peer
 //! signed are never displaced by an address that was merely observed.
 
+use std::sync::Arc;
+
 use handfast_protocol::limits::ADDRESSES_MAX;
 use handfast_protocol::{Address, PeerId, SignedAddressRecord, UnixMillis, codec};
 use serde::{Deserialize, Serialize};
@@ -109,8 +111,6 @@ impl PeerRecord {
 
 /// Peers whose addresses are kept besides those that [`trim`] is told to keep: about 80 MB.
 pub const PEERS_MAX: usize = 131_072;
-/// Records that are removed in one lock hold.
-const REMOVED_AT_ONCE: usize = 64;
 
 /// Drops the addresses of those who were least recently useful, where there are more than `max`, and a sixteenth more so
 /// that it is not asked all the time. Whoever `is_kept` names stays. Returns how many went.
@@ -119,22 +119,15 @@ pub fn trim(store: &Store<PeerRecord>, max: usize, is_kept: impl Fn(&PeerId) -> 
     if count <= max {
         return 0;
     }
-    let dropped =
-        |(peer, record): (PeerId, std::sync::Arc<PeerRecord>)| (!is_kept(&peer)).then_some((record.last_seen, peer));
+    let dropped = |(peer, record): (PeerId, Arc<PeerRecord>)| (!is_kept(&peer)).then_some((record.last_seen, peer));
     let mut list: Vec<_> = store.walk().flatten().filter_map(dropped).collect();
     list.sort_unstable();
     list.truncate(count - max + max / 16);
-    for piece in list.chunks(REMOVED_AT_ONCE) {
-        store.write(|table| {
-            for (seen, peer) in piece {
-                // Useful in the meantime: it stays.
-                if table.get(peer).is_some_and(|record| record.last_seen == *seen) {
-                    drop(table.remove(peer, Urgency::Lazy));
-                }
-            }
-        });
-    }
-    list.len()
+    let last = list.last().map(|(seen, _)| *seen);
+    let dropped: Vec<PeerId> = list.into_iter().map(|(_, peer)| peer).collect();
+    // Useful in the meantime: it stays.
+    store.remove_all(&dropped, |record| Some(record.last_seen) <= last);
+    dropped.len()
 }
 
 /// Whether the addresses of one more peer may be kept before [`trim`] is asked again.
@@ -147,18 +140,19 @@ pub fn to_relay(record: &PeerRecord, now: UnixMillis) -> Option<&SignedAddressRe
     record.evidence.as_deref().filter(|signed| signed.record.expires_at > now)
 }
 
-/// Changes what is known of where `peer` is. Written within a second, whatever else happens. `change` runs under the
-/// store's lock, so that two changes at once are both kept: it must be short. A typed text that is too long is not taken.
-pub fn update(store: &Store<PeerRecord>, peer: PeerId, change: impl FnOnce(&mut PeerRecord)) {
-    store.write(|table| {
-        let before = table.get(&peer).map_or_else(PeerRecord::default, |record| PeerRecord::clone(record));
-        let mut record = before.clone();
+/// Changes what is known of where `peer` is. Written within a second, whatever else happens. `change` is made again where
+/// somebody else was faster, so that two changes at once are both kept. A typed text that is too long is not taken.
+pub fn update(store: &Store<PeerRecord>, peer: PeerId, change: impl Fn(&mut PeerRecord)) {
+    loop {
+        let before = store.read(|table| table.get(&peer).cloned());
+        let known = before.as_deref().cloned().unwrap_or_default();
+        let mut record = known.clone();
         change(&mut record);
         if record.typed.as_ref().is_some_and(|typed| typed.len() > TYPED_BYTES_MAX) {
-            record.typed.clone_from(&before.typed);
+            record.typed.clone_from(&known.typed);
         }
-        if record != before {
-            table.put(peer, record, Urgency::Lazy);
+        if record == known || store.replace(peer, before.as_ref(), Arc::new(record), Urgency::Lazy) {
+            return;
         }
-    });
+    }
 }

@@ -238,14 +238,17 @@ impl Sessions {
 
     /// Records that a session ended, unless its end is recorded already.
     pub fn end(&self, id: SessionId, reason: EndReason, now: UnixMillis) -> Revision {
-        let (ended, mut revision) = self.store.write(|table| {
-            let Some(record) = table.get(&id).filter(|record| record.is_active()) else {
-                return false;
+        let ended = loop {
+            let Some(before) = self.store.read(|table| table.get(&id).cloned()).filter(|record| record.is_active())
+            else {
+                break false;
             };
-            let record = record.closed(reason, now);
-            table.put(id, record, Urgency::Lazy);
-            true
-        });
+            let closed = Arc::new(before.closed(reason, now));
+            if self.store.replace(id, Some(&before), closed, Urgency::Lazy) {
+                break true;
+            }
+        };
+        let mut revision = self.store.revision();
         if ended {
             let oldest = self.closed.with(|closed| {
                 closed.push_back(id);

@@ -23,6 +23,9 @@ use crate::signals::{Durable, Publisher};
 use crate::sync::{Apart, AtomicU64, Bell, Lock, Ordering};
 use crate::table::{Cursor, Supplies, Table, Taken, Urgency, WALK_HOLD_RECORDS, WALK_RECORDS_MAX, new_chunk};
 
+/// Records that are removed in one lock hold.
+const REMOVED_AT_ONCE: usize = 64;
+
 /// The records of one kind. Cloning it is cheap; all clones are one store.
 pub struct Store<R: Record> {
     shared: Arc<Shared<R>>,
@@ -86,6 +89,37 @@ impl<R: Record> Store<R> {
         }
         self.shared.index.restock();
         (out, revision)
+    }
+
+    /// Puts `record` in the place of `before`; false, and nothing is done, where something else is there by now.
+    pub fn replace(&self, key: R::Key, before: Option<&Arc<R>>, record: Arc<R>, urgency: Urgency) -> bool {
+        let put = |table: &mut Table<R>| {
+            let is_as_before = table.get(&key).map(Arc::as_ptr) == before.map(Arc::as_ptr);
+            if is_as_before {
+                table.put_shared(key, record, urgency);
+            }
+            is_as_before
+        };
+        self.write(put).0
+    }
+
+    /// Removes those of these records that `goes` names, a few in each hold of the lock; what they held is freed between
+    /// the holds. Written within a second. Returns the revision after the last.
+    pub fn remove_all(&self, keys: &[R::Key], goes: impl Fn(&R) -> bool) -> Revision {
+        let mut revision = self.revision();
+        let mut removed = Vec::with_capacity(REMOVED_AT_ONCE);
+        for piece in keys.chunks(REMOVED_AT_ONCE) {
+            let remove = |table: &mut Table<R>| {
+                for key in piece {
+                    if table.get(key).is_some_and(|record| goes(record)) {
+                        removed.extend(table.remove(key, Urgency::Lazy));
+                    }
+                }
+            };
+            revision = self.write(remove).1;
+            removed.clear();
+        }
+        revision
     }
 
     /// The view that needs no lock.

@@ -116,11 +116,10 @@ impl<T> Lock<T> {
     }
 
     pub(crate) fn with<U>(&self, f: impl FnOnce(&mut T) -> U) -> U {
-        let fuse = DieOnUnwind::new(PANIC_UNDER_LOCK);
-        // Never poisoned: a panic inside ends the process.
+        // Never poisoned: a panic inside ends the process, and does so before the lock is released.
         let mut guard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let fuse = DieOnUnwind::new(PANIC_UNDER_LOCK);
         let out = f(&mut guard);
-        drop(guard);
         fuse.defuse();
         out
     }
@@ -145,10 +144,9 @@ impl<T> Monitor<T> {
     }
 
     pub(crate) fn with<U>(&self, f: impl FnOnce(&mut T) -> U) -> U {
-        let fuse = DieOnUnwind::new(PANIC_UNDER_LOCK);
         let mut guard = self.value.lock().unwrap_or_else(PoisonError::into_inner);
+        let fuse = DieOnUnwind::new(PANIC_UNDER_LOCK);
         let out = f(&mut guard);
-        drop(guard);
         fuse.defuse();
         out
     }
@@ -157,15 +155,15 @@ impl<T> Monitor<T> {
     /// when the time is up.
     #[cfg(not(handfast_loom))]
     pub(crate) fn wait_until<U>(&self, timeout: Duration, mut ready: impl FnMut(&mut T) -> Option<U>) -> Option<U> {
-        let fuse = DieOnUnwind::new(PANIC_UNDER_LOCK);
         let mut out = None;
         let guard = self.value.lock().unwrap_or_else(PoisonError::into_inner);
         let waited = self.changed.wait_timeout_while(guard, timeout, |value| {
+            let fuse = DieOnUnwind::new(PANIC_UNDER_LOCK);
             out = ready(value);
+            fuse.defuse();
             out.is_none()
         });
         drop(waited);
-        fuse.defuse();
         out
     }
 

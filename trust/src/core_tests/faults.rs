@@ -1,12 +1,16 @@
 //! The disk fails: nothing is lost, nothing is confirmed that is not there, and all is well when it works again.
 
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use crate::error::{DiskErrorKind, DiskOp};
 use crate::medium::Clock as _;
 use crate::record::Revision;
-use crate::sim::{Fault, FaultPlan, Rig, SMALL, SimDisk};
-use crate::{DegradedReason, Next};
+use crate::sim::{Blob, Fault, FaultPlan, Rig, SMALL, SimDisk};
+use crate::table::Urgency;
+use crate::{DegradedReason, Next, Reached};
 
 const FIVE_SECONDS: Duration = Duration::from_secs(5);
 
@@ -133,6 +137,57 @@ fn health_tells_of_failing_and_of_hanging() {
     assert_eq!(health.snapshot().degraded(now.plus(Duration::from_secs(2))), Some(DegradedReason::Hanging));
     rig.settle(FIVE_SECONDS);
     assert_eq!(health.snapshot().degraded(rig.clock.now()), Some(DegradedReason::Failing));
+    check_recovers(&disk, &mut rig);
+}
+
+#[test]
+fn a_disk_that_hangs_shows_wherever_it_is_asked() {
+    let disk = SimDisk::default();
+    let mut rig = Rig::on(&disk);
+    let health = rig.drainer.health();
+    let asked = Arc::new(Mutex::new((0, 0)));
+    let (seen, shown) = (asked.clone(), health.clone());
+    disk.observe(move |_| {
+        let mut seen = seen.lock().unwrap();
+        seen.0 += 1;
+        seen.1 += u32::from(shown.snapshot().unfinished_since.is_some());
+    });
+    // Appends, checkpoints that are wanted and not needed, and the floor behind them.
+    for key in 0..200 {
+        rig.put(key % 2, &[5; 40]);
+        rig.step();
+    }
+    rig.settle(FIVE_SECONDS);
+    disk.observe(|_| {});
+    assert!(health.snapshot().checkpoints > 0);
+    let (operations, shown) = *asked.lock().unwrap();
+    assert!(operations > 200 && shown == operations, "{shown} of {operations}");
+    assert_eq!(health.snapshot().unfinished_since, None);
+}
+
+#[test]
+fn a_checkpoint_that_fails_is_not_told_to_who_came_after_it_took_what_there_was() {
+    let disk = SimDisk::default();
+    let mut rig = Rig::on(&disk);
+    rig.put(0, b"first");
+    rig.settle(FIVE_SECONDS);
+    let waiters = Arc::new(Mutex::new(Vec::new()));
+    let (store, made) = (rig.store.clone(), waiters.clone());
+    disk.observe(move |_| {
+        let (_, revision) = store.write(|table| table.put(9, Blob(vec![9; 40]), Urgency::Critical));
+        made.lock().unwrap().push(Box::pin(store.durable().reached(revision)));
+    });
+    disk.set_faults(fail(DiskOp::SyncDirectory, u64::MAX));
+    while rig.drainer.health().snapshot().failures_in_a_row == 0 {
+        rig.put(1, &[5; 40]);
+        rig.step();
+    }
+    disk.observe(|_| {});
+    let mut told: Vec<_> = waiters.lock().unwrap().drain(..).collect();
+    let mut context = Context::from_waker(Waker::noop());
+    let mut is_pending = |waiter: &mut Pin<Box<Reached>>| waiter.as_mut().poll(&mut context).is_pending();
+    assert!(told.last_mut().is_some_and(&mut is_pending), "it was made while the checkpoint was being named");
+    assert!(!told.iter_mut().all(is_pending), "those before have failed, or are durable");
     check_recovers(&disk, &mut rig);
 }
 

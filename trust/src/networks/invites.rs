@@ -125,9 +125,7 @@ impl Networks {
         keys.retain(|key| matches!(key, NetKey::Invite(id) | NetKey::Redemption(id, _) if invites.contains(id)));
         // Invites first: a redemption without its invite is found by nobody.
         keys.sort_unstable();
-        for piece in keys.chunks(64) {
-            self.store.write(|table| piece.iter().for_each(|key| drop(table.remove(key, Urgency::Lazy))));
-        }
+        self.store.remove_all(&keys, |_| true);
     }
 
     /// A key that TLS proved redeems an invite. The reply may be said once the revision is durable, and is then asked

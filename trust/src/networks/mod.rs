@@ -324,20 +324,12 @@ impl Networks {
     /// [`NetworkRefusal::NotHere`].
     pub fn leave(&self, network: NetworkId) -> Result<Changed, NetworkRefusal> {
         let members = self.members().all(network, List::Members);
-        let mut revision = self.update_network(network, |record| {
+        let revision = self.update_network(network, |record| {
             Ok(NetworkRecord { left: true, rule: false, joining: None, ..record.clone() })
         })?;
         // No certificate counts from here on: removing them is tidying, a few at a time.
-        for piece in members.chunks(64) {
-            revision = self
-                .store
-                .write(|table| {
-                    for peer in piece {
-                        drop(table.remove(&NetKey::Member(network, *peer), Urgency::Lazy));
-                    }
-                })
-                .1;
-        }
+        let members: Vec<_> = members.into_iter().map(|peer| NetKey::Member(network, peer)).collect();
+        let revision = revision.max(self.store.remove_all(&members, |_| true));
         Ok(Changed { revision, affected: vec![self.me()] })
     }
 

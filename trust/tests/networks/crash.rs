@@ -118,3 +118,23 @@ fn an_acknowledged_expulsion_survives_every_power_cut() {
     }
     assert!(before > 0 && after > 0);
 }
+
+/// ACK: what a killed run has left may be in the page cache alone.
+#[test]
+fn a_redemption_that_a_killed_run_has_left_is_told_when_it_is_written_anew() {
+    let mut node = Node::founder();
+    node.invites(2, 1);
+    node.drain();
+    // With this the floor is written, and not again before the kill.
+    node.networks.redeem(peer(6), network(1), &secret(1), NOON);
+    node.drain();
+    let redeem = |node: &Node| node.networks.redeem(peer(5), network(1), &secret(1), NOON);
+    let (first, _) = redeem(&node);
+    node.drain();
+    let mut node = node.killed();
+    let (again, revision) = redeem(&node);
+    assert!(again == first && matches!(again, JoinReply::Certified(_)));
+    assert!(revision > node.networks.durable().current());
+    node.drain();
+    assert!(revision <= node.networks.durable().current());
+}

@@ -132,6 +132,11 @@ impl Node {
         });
     }
 
+    /// Starts again after a kill. Keys of authorities are not on the disk.
+    pub(crate) fn killed(self) -> Node {
+        Node::over(self.ground.killed(), self.policy)
+    }
+
     /// Stops and starts again. Keys of authorities are not on the disk.
     pub(crate) fn reopened(self) -> Node {
         Node::over(self.ground.restarted(), self.policy)

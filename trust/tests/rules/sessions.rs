@@ -198,7 +198,7 @@ fn a_typed_address_is_bounded_and_a_change_of_nothing_stores_nothing() {
     peers::update(&store, peer, |_| {});
     assert_eq!(store.revision().0, 0);
     let typed = |text: String| {
-        peers::update(&store, peer, |record| record.typed = Some(text));
+        peers::update(&store, peer, |record| record.typed = Some(text.clone()));
         store.read(|table| table.get(&peer).and_then(|record| record.typed.clone()))
     };
     assert_eq!(typed("host:1".into()).as_deref(), Some("host:1"));
