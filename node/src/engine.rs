@@ -8,6 +8,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -115,8 +116,16 @@ pub struct Engine {
     key: SecretKey,
     own_address: Mutex<Option<(UnixMillis, SignedAddressRecord)>>,
     resolver: Resolver,
-    flights: Mutex<HashMap<PeerId, Arc<tokio::sync::Mutex<()>>>>,
+    flights: Mutex<HashMap<PeerId, Arc<Flight>>>,
     faults: Mutex<HashMap<PeerId, ContactFault>>,
+}
+
+/// The contacts with one peer, one at a time.
+#[derive(Default)]
+struct Flight {
+    turn: tokio::sync::Mutex<()>,
+    /// The operator has said something new of the peer since the one that runs began.
+    is_overtaken: AtomicBool,
 }
 
 /// Whether the peer has closed the connection because it will hear nothing of us.
@@ -310,11 +319,13 @@ impl Engine {
             flights.entry(peer).or_default().clone()
         };
         let result = {
-            let _turn = flight.lock().await;
+            let _turn = flight.turn.lock().await;
+            flight.is_overtaken.store(false, Ordering::Relaxed);
             let needed = self.owes(&peer) || (demand && self.registry.session(&peer).is_none());
-            if needed { self.contact_now(peer).await.map(Some) } else { Ok(None) }
+            let result = if needed { self.contact_now(peer).await.map(Some) } else { Ok(None) };
+            self.note_fault(&peer, result.as_ref().err(), &flight);
+            result
         };
-        self.note_fault(&peer, result.as_ref().err());
         drop(flight);
         let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
         if flights.get(&peer).is_some_and(|flight| Arc::strong_count(flight) == 1) {
@@ -328,8 +339,20 @@ impl Engine {
         self.faults.lock().unwrap_or_else(PoisonError::into_inner).get(peer).copied()
     }
 
-    fn note_fault(&self, peer: &PeerId, fault: Option<&ContactFault>) {
+    /// What the operator says of a peer is tried anew: how attempts failed that began before does not count any more.
+    pub fn forget_fault(&self, peer: &PeerId) {
         let mut faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
+        faults.remove(peer);
+        if let Some(flight) = self.flights.lock().unwrap_or_else(PoisonError::into_inner).get(peer) {
+            flight.is_overtaken.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn note_fault(&self, peer: &PeerId, fault: Option<&ContactFault>, flight: &Flight) {
+        let mut faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
+        if flight.is_overtaken.load(Ordering::Relaxed) {
+            return;
+        }
         let before = match fault {
             Some(fault) if faults.len() < FAULTS_MAX || faults.contains_key(peer) => faults.insert(*peer, *fault),
             _ => faults.remove(peer),

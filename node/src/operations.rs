@@ -162,6 +162,9 @@ impl Operator {
         if let Some(address) = address {
             peers::update(&self.peers, peer, |record| record.typed = Some(address.clone()));
         }
+        if let Some(live) = self.live() {
+            live.engine.forget_fault(&peer);
+        }
         let mut reply = self.acknowledged(peer, &updated).await;
         if let (Some(live), Some(wait_ms)) = (self.live(), request.wait_ms) {
             wait_until_trusted(live, &peer, wait_ms).await?;

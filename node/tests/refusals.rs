@@ -45,6 +45,15 @@ fn an_address_that_does_not_answer_is_said_so_in_bounded_time() {
 }
 
 #[test]
+fn the_fault_of_an_earlier_address_does_not_end_the_wait_for_the_next_one() {
+    let (a, b, c) = (Home::new().start(), Home::new().start(), Home::new().start());
+    b.home().ok(["trust", &a.id()]);
+    let wrong = format!("{}@{}", b.id(), c.addr());
+    a.home().refused(4, ["trust", &wrong, "--wait", "50s"]).says(&c.addr());
+    assert_eq!(a.home().ok(["trust", &b.at(), "--wait", "50s"])["state"], "trusted");
+}
+
+#[test]
 fn a_wait_that_is_over_before_anything_was_heard_says_so_too() {
     let a = Home::new().start();
     let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
