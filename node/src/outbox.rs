@@ -3,7 +3,8 @@
 //!
 //! Tried at start, when our edge changes, when an address becomes known, and again with backoff until delivered or
 //! expired. After a refusal, and where the peer knows nothing of us that our word could change, the next try is at
-//! contact or after a day; a request that waits is offered again daily.
+//! contact or after a day; a request that waits is offered again daily. A peer that is busy can ask for more patience than
+//! the backoff has, up to a minute, and not for less.
 //! Sessions that were lost while both ends still trust each other are dialled again in the same way, a few times.
 //!
 //! Invariants (BOUND): [`CONTACTS_MAX`] contacts run at once, one for each peer; a dead peer costs a capped, jittered
@@ -17,12 +18,13 @@ use std::time::Duration;
 
 use handfast_protocol::PeerId;
 use handfast_protocol::exchange::{Agreement, Disposition};
+use handfast_protocol::limits::BUSY_RETRY_AFTER_MS_MAX;
 use handfast_trust::trust_record::{Side, TrustState};
 use handfast_trust::{Backoff, RetryPolicy};
 use rand::RngExt as _;
 use rand::rngs::StdRng;
 use tokio::sync::Notify;
-use tokio::task::JoinSet;
+use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
 use crate::clock::unix_now;
@@ -94,27 +96,30 @@ struct Entry {
     session: bool,
 }
 
+/// One whose contact runs.
+struct InFlight {
+    task: Id,
+    backoff: Backoff,
+    session: bool,
+}
+
+/// How a contact ended.
+type Contacted = (PeerId, Result<Option<Agreement>, ContactFault>);
+
 /// The queue. Its clock is tokio's.
 struct Outbox {
     engine: Arc<Engine>,
     queue: BTreeSet<(Instant, PeerId)>,
     entries: HashMap<PeerId, Entry>,
-    running: JoinSet<(PeerId, Result<Option<Agreement>, ContactFault>)>,
-    in_flight: HashMap<PeerId, (Backoff, bool)>,
+    running: JoinSet<Contacted>,
+    in_flight: HashMap<PeerId, InFlight>,
     rng: StdRng,
 }
 
 /// Runs until it is aborted; a contact that is dropped with it is owed again after the next start.
 pub async fn run(engine: Arc<Engine>, rng: StdRng) {
     let bell = engine.outbox.clone();
-    let mut outbox = Outbox {
-        engine,
-        queue: BTreeSet::new(),
-        entries: HashMap::new(),
-        running: JoinSet::new(),
-        in_flight: HashMap::new(),
-        rng,
-    };
+    let mut outbox = Outbox::new(engine, rng);
     // Who was rung for before is found by looking: after both it would be tried twice.
     let rung = bell.take();
     outbox.fill();
@@ -124,18 +129,24 @@ pub async fn run(engine: Arc<Engine>, rng: StdRng) {
         let next = outbox.queue.first().map(|(due, _)| *due).filter(|_| outbox.running.len() < CONTACTS_MAX);
         tokio::select! {
             () = bell.shared.notify.notified() => outbox.rung(bell.take()),
-            Some(done) = outbox.running.join_next() => {
-                // A contact that panicked is owed still: the next ring or start takes it up.
-                if let Ok((peer, result)) = done {
-                    outbox.finished(peer, result);
-                }
-            }
+            Some(done) = outbox.running.join_next() => outbox.ended(done),
             () = async { match next { Some(due) => sleep_until(due).await, None => std::future::pending().await } } => {}
         }
     }
 }
 
 impl Outbox {
+    fn new(engine: Arc<Engine>, rng: StdRng) -> Outbox {
+        Outbox {
+            engine,
+            queue: BTreeSet::new(),
+            entries: HashMap::new(),
+            running: JoinSet::new(),
+            in_flight: HashMap::new(),
+            rng,
+        }
+    }
+
     /// What a restart finds: everything that is owed, waiting requests, and the sessions that are likely wanted.
     fn fill(&mut self) {
         let now = unix_now();
@@ -207,21 +218,43 @@ impl Outbox {
                 self.put(peer, Entry { due: now + POLICY.first, ..entry });
                 continue;
             }
-            self.in_flight.insert(peer, (entry.backoff, entry.session));
-            let engine = self.engine.clone();
-            self.running.spawn(async move { (peer, Box::pin(engine.contact(peer, entry.session)).await) });
+            let (engine, session) = (self.engine.clone(), entry.session);
+            let task = self.running.spawn(async move { (peer, Box::pin(engine.contact(peer, session)).await) }).id();
+            self.in_flight.insert(peer, InFlight { task, backoff: entry.backoff, session });
+        }
+    }
+
+    fn ended(&mut self, done: Result<Contacted, JoinError>) {
+        match done {
+            Ok((peer, result)) => self.finished(peer, result),
+            Err(error) => self.died(error.id()),
+        }
+    }
+
+    /// A contact that panicked is owed still, and tried again like one that failed.
+    fn died(&mut self, task: Id) {
+        let Some((peer, InFlight { mut backoff, session, .. })) =
+            self.in_flight.extract_if(|_, flight| flight.task == task).next()
+        else {
+            return;
+        };
+        tracing::error!(peer = %peer.short(), "a contact died");
+        let owes = self.engine.owes(&peer);
+        if let Some(due) = self.try_again(owes, session, &mut backoff) {
+            self.put(peer, Entry { due, backoff, session });
         }
     }
 
     fn finished(&mut self, peer: PeerId, result: Result<Option<Agreement>, ContactFault>) {
-        let Some((mut backoff, session)) = self.in_flight.remove(&peer) else {
+        let Some(InFlight { mut backoff, session, .. }) = self.in_flight.remove(&peer) else {
             return;
         };
         tracing::debug!(peer = %peer.short(), ?result, "contact");
         let owes = self.engine.owes(&peer);
         let due = match result {
             Ok(Some(Agreement { disposition: Disposition::Busy { retry_after_ms }, .. })) => {
-                Some(Instant::now() + Duration::from_millis(u64::from(retry_after_ms)))
+                let asked = u64::from(retry_after_ms).min(BUSY_RETRY_AFTER_MS_MAX);
+                self.later(&mut backoff).max(Some(Instant::now() + Duration::from_millis(asked)))
             }
             // It will not have our word, or keeps none of us to change: the next contact brings it again, or a day.
             Ok(Some(
@@ -234,12 +267,16 @@ impl Outbox {
             Ok(_) if owes => self.later(&mut backoff),
             Ok(_) => self.is_waiting(&peer).then(|| Instant::now() + self.within_a_day()),
             Err(ContactFault::NoAddress | ContactFault::NotAllowed) => None,
-            Err(_) if owes || (session && backoff.failures() < RECONNECT_TRIES_MAX) => self.later(&mut backoff),
-            Err(_) => None,
+            Err(_) => self.try_again(owes, session, &mut backoff),
         };
         if let Some(due) = due {
             self.put(peer, Entry { due, backoff, session: session && !owes });
         }
+    }
+
+    fn try_again(&mut self, owes: bool, session: bool, backoff: &mut Backoff) -> Option<Instant> {
+        let is_wanted = owes || (session && backoff.failures() < RECONNECT_TRIES_MAX);
+        if is_wanted { self.later(backoff) } else { None }
     }
 
     fn later(&mut self, backoff: &mut Backoff) -> Option<Instant> {
@@ -252,5 +289,91 @@ impl Outbox {
         self.engine.book.record(peer).is_some_and(|record| {
             record.theirs.is_none() && record.ours.as_ref().is_some_and(|ours| ours.is_grant_at(Side::Ours, now))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use handfast_protocol::SecretKey;
+    use handfast_trust::{DirectoryLock, LockOwner};
+    use rand::SeedableRng as _;
+
+    use super::*;
+    use crate::bare_node::BareNode;
+    use crate::config::Config;
+    use crate::data_dir::DataDir;
+    use crate::initialise::initialise;
+    use crate::stores;
+
+    /// A node, and an outbox of its own for it, that owes `peer` a grant and has just begun to contact it.
+    struct Rig {
+        outbox: Outbox,
+        peer: PeerId,
+        _node: BareNode,
+        _home: tempfile::TempDir,
+    }
+
+    fn rig() -> Rig {
+        let home = tempfile::tempdir().unwrap();
+        let directory = DataDir::create(&home.path().join("data")).unwrap();
+        let lock = || {
+            let owner = LockOwner { pid: 1, role: "test".into(), socket: None };
+            DirectoryLock::try_acquire(directory.path(), &owner).unwrap()
+        };
+        initialise(&directory, None, &lock()).unwrap();
+        let mut config = Config::default();
+        config.listen = vec![([127, 0, 0, 1], 0).into()];
+        let node = BareNode::start(stores::open_all(&directory, lock()).unwrap(), config).unwrap();
+        let peer = SecretKey::from_seed(&[7; 32]).peer_id();
+        let grant = handfast_trust::rules::Grant::default();
+        node.engine().book.trust(peer, &grant, unix_now()).unwrap();
+        let outbox = Outbox::new(node.engine().clone(), StdRng::seed_from_u64(1));
+        Rig { outbox, peer, _node: node, _home: home }
+    }
+
+    impl Rig {
+        /// A contact with the peer that ends as `contact` does.
+        async fn contact(&mut self, contact: impl Future<Output = Contacted> + Send + 'static) {
+            let Rig { outbox, peer, .. } = self;
+            let before = outbox.entries.remove(peer).map(|entry| entry.backoff);
+            outbox.queue.clear();
+            let task = outbox.running.spawn(contact).id();
+            let backoff = before.unwrap_or_else(|| Backoff::new(POLICY));
+            outbox.in_flight.insert(*peer, InFlight { task, backoff, session: false });
+            let done = outbox.running.join_next().await.unwrap();
+            outbox.ended(done);
+        }
+
+        async fn busy(&mut self, retry_after_ms: u32) -> Duration {
+            let (peer, disposition) = (self.peer, Disposition::Busy { retry_after_ms });
+            let before = Instant::now();
+            self.contact(async move { (peer, Ok(Some(Agreement { disposition, delivered: None }))) }).await;
+            self.outbox.entries[&self.peer].due - before
+        }
+
+        fn failures(&self) -> u32 {
+            self.outbox.entries[&self.peer].backoff.failures()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_busy_peer_slows_us_down_up_to_a_minute_and_does_not_drive_us() {
+        let mut rig = rig();
+        let minute = Duration::from_millis(BUSY_RETRY_AFTER_MS_MAX);
+        assert!(rig.busy(u32::MAX).await < 2 * minute);
+        assert!(rig.busy(30_000).await >= minute / 2, "what it asks for");
+        for failures in 3..20 {
+            rig.busy(0).await;
+            assert_eq!(rig.failures(), failures, "it is no success");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_peer_whose_contact_panicked_is_contacted_again() {
+        let mut rig = rig();
+        rig.contact(async { panic!("a test's") }).await;
+        assert!(rig.outbox.in_flight.is_empty());
+        assert_eq!(rig.failures(), 1);
+        assert!(rig.outbox.queue.contains(&(rig.outbox.entries[&rig.peer].due, rig.peer)));
     }
 }

@@ -66,6 +66,8 @@ pub const EXCHANGE_DEADLINE_MS: u64 = 10_000;
 pub const JOIN_DEADLINE_MS: u64 = 120_000;
 /// What `Busy` asks the other side to wait, in milliseconds.
 pub const BUSY_RETRY_AFTER_MS: u64 = 2_000;
+/// Longest wait that `Busy` may ask for and is given, in milliseconds: it does not put off a revocation.
+pub const BUSY_RETRY_AFTER_MS_MAX: u64 = 60_000;
 
 /// Bidirectional streams that one connection may have open.
 pub const STREAMS_MAX: u32 = 8;
@@ -76,6 +78,7 @@ const _: () = {
     assert!(SERVICE_STREAMS_MAX < STREAMS_MAX);
     assert!(DURABLE_DEADLINE_MS < FRAME_DEADLINE_MS, "Busy must arrive before the other end gives up");
     assert!(FRAME_DEADLINE_MS < EXCHANGE_DEADLINE_MS);
+    assert!(BUSY_RETRY_AFTER_MS <= BUSY_RETRY_AFTER_MS_MAX);
     // An Offer carries two statements and an address record; there is room for two full extensions beside them.
     assert!(2 * STATEMENT_BYTES_MAX + ADDRESS_RECORD_BYTES_MAX + 2 * EXTENSION_BYTES_MAX + 256 < FRAME_BYTES_MAX);
     // Each standing is a membership and what is held of the expulsions: a count and a digest.
