@@ -3,10 +3,10 @@
 //!
 //! Invariants:
 //! * BOUND: at most [`BUCKETS_MAX`] sources are remembered; what is under way is bounded in each lane, for each friend's
-//!   address, and for addresses that have proven nothing.
-//! * Two lanes, each with permits of its own: *friends* come from an address that they have just proven to own and at
-//!   which a peer that is trusted now authenticated within 30 days; everybody else is a *stranger*. Neither lane can
-//!   take the other's last permit, and a spoofed address is never a friend's.
+//!   place, and for addresses that have proven nothing.
+//! * Two lanes, each with permits of its own: *friends* come from an address that they have just proven to own, at a place
+//!   (an IPv4 address or an IPv6 /64) where a peer that is trusted now authenticated within 30 days; everybody else is a
+//!   *stranger*. Neither lane can take the other's last permit, and a spoofed address is never a friend's.
 //! * A [`Slot`] holds every reservation of one handshake: until its key is proven it is *half open*, and until its first
 //!   exchange has made it a session, or it has ended, it is *under way* and has a permit. It moves into the work that it
 //!   pays for and gives all back when it drops, once, without I/O.
@@ -23,8 +23,10 @@
 //! and are given so many times a second; first packets beyond that are left out before QUIC sees them
 //! (`transport::sieve`), unless they say that they come from a friend's address.
 //!
-//! Time is an argument. Not here: what a source may begin (`sources`), how many may be under way (`lanes`).
+//! Time is an argument. Not here: what a source may begin (`sources`), how many may be under way (`lanes`), where friends
+//! are expected (`friends`).
 
+mod friends;
 mod lanes;
 mod sources;
 #[cfg(test)]
@@ -38,16 +40,18 @@ use std::time::Duration;
 use handfast_protocol::PeerId;
 use tokio::sync::Notify;
 
+use self::friends::Friends;
+pub use self::friends::{FRIEND_FOR, FRIEND_PLACES_MAX, PLACES_PER_PEER_MAX};
 use self::lanes::Permits;
 pub use self::lanes::{FRIENDS_MAX, Lane, PERMITS_MIN, STRANGERS_MAX, WAIT_MAX};
 pub use self::sources::{BUCKETS_MAX, Rates};
-use self::sources::{Bucket, Sources};
+use self::sources::{Bucket, Place, Sources};
 
 /// Half-open handshakes from addresses that proved nothing; more must prove theirs.
 pub const UNPROVEN_MAX: u32 = 64;
 /// From here on a friend is better off with a proof, in its own lane.
 pub const FRIENDS_UNPROVEN_MAX: u32 = 8;
-/// Friends under way from one address.
+/// Friends under way from one IPv4 address or IPv6 /64.
 pub const FRIENDS_PER_ADDRESS_MAX: u32 = 32;
 /// How long one may be under way in a full lane before it makes room, at least. An honest one takes a few round trips.
 pub const FULL_PATIENCE: Duration = Duration::from_millis(500);
@@ -59,12 +63,6 @@ const TIMES_USUAL: u32 = 4;
 const WAITS: u32 = 16;
 /// One conversation is this part of what is usual.
 const USUAL_OF: u32 = 16;
-/// Addresses at which friends are expected.
-pub const FRIEND_ADDRESSES_MAX: usize = 65_536;
-/// Friends that one address may stand for: a site behind one address translator.
-const FRIENDS_AT_ONE_MAX: usize = 16;
-/// How long an address stays a friend's: 30 days.
-pub const FRIEND_FOR: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Answers in a second that say to addresses without proof that there is no room. Each costs the keys of a first packet,
 /// derived only to say no; who is left without an answer tries again.
 pub const REFUSALS_PER_S: u64 = 50;
@@ -112,8 +110,8 @@ struct State {
     unproven: u32,
     /// What conversations have taken lately, from the first packet to the answer.
     usual: Duration,
-    friends_at: HashMap<IpAddr, u32>,
-    friend_addresses: HashMap<IpAddr, Vec<(PeerId, Duration)>>,
+    friends_at: HashMap<Place, u32>,
+    expected: Friends,
     counts: Counts,
 }
 
@@ -136,7 +134,7 @@ pub struct InUse {
     pub half_open: u32,
     pub friends: u32,
     pub strangers: u32,
-    /// Addresses that have friends under way.
+    /// Places that have friends under way.
     pub friend_addresses: u32,
 }
 
@@ -154,7 +152,7 @@ impl Admission {
             unproven: 0,
             usual: Duration::ZERO,
             friends_at: HashMap::new(),
-            friend_addresses: HashMap::new(),
+            expected: Friends::default(),
             counts: Counts::default(),
         };
         Admission { state: Mutex::new(state) }
@@ -232,20 +230,12 @@ impl Admission {
 
     /// A peer that is trusted has authenticated at this address.
     pub fn befriend(&self, peer: PeerId, ip: IpAddr, now: Duration) {
-        let mut state = self.state();
-        let ip = ip.to_canonical();
-        if state.friend_addresses.len() >= FRIEND_ADDRESSES_MAX && !state.friend_addresses.contains_key(&ip) {
-            state.friend_addresses.retain(|_, peers| peers.iter().any(|(_, until)| *until > now));
-            if state.friend_addresses.len() >= FRIEND_ADDRESSES_MAX {
-                return;
-            }
-        }
-        let peers = state.friend_addresses.entry(ip).or_default();
-        peers.retain(|(known, until)| *known != peer && *until > now);
-        if peers.len() >= FRIENDS_AT_ONE_MAX {
-            peers.remove(0);
-        }
-        peers.push((peer, now + FRIEND_FOR));
+        self.expect(peer, ip, now + FRIEND_FOR);
+    }
+
+    /// A peer that is trusted is expected at this address until then.
+    pub fn expect(&self, peer: PeerId, ip: IpAddr, until: Duration) {
+        self.state().expected.expect(peer, Place::of(ip), until);
     }
 
     /// What became of first packets.
@@ -272,13 +262,12 @@ impl Admission {
 
 impl State {
     fn is_friend(&self, ip: IpAddr, now: Duration, is_trusted: impl Fn(&PeerId) -> bool) -> bool {
-        self.friend_addresses
-            .get(&ip)
-            .is_some_and(|peers| peers.iter().any(|(peer, until)| *until > now && is_trusted(peer)))
+        self.expected.is_expected(Place::of(ip), now, is_trusted)
     }
 
     fn has_friends_permit(&self, ip: IpAddr, now: Duration) -> bool {
-        self.has_room(Lane::Friend, now) && self.friends_at.get(&ip).is_none_or(|n| *n < FRIENDS_PER_ADDRESS_MAX)
+        self.has_room(Lane::Friend, now)
+            && self.friends_at.get(&Place::of(ip)).is_none_or(|n| *n < FRIENDS_PER_ADDRESS_MAX)
     }
 
     fn lane(&mut self, lane: Lane) -> &mut Permits {
@@ -320,17 +309,26 @@ impl State {
     }
 
     fn reserve(&mut self, admission: &Arc<Admission>, arrival: Arrival, lane: Lane, now: Duration) -> Slot {
-        let ip = arrival.remote.ip().to_canonical();
+        let place = Place::of(arrival.remote.ip());
         let id = self.next;
         self.next += 1;
         let gives_way = self.lane(lane).take(id, now);
         self.half_open += 1;
         self.unproven += u32::from(!arrival.is_validated);
         if lane == Lane::Friend {
-            *self.friends_at.entry(ip).or_default() += 1;
+            *self.friends_at.entry(place).or_default() += 1;
         }
         let admission = admission.clone();
-        Slot { admission, ip, lane, id, since: now, gives_way, is_half_open: true, is_unproven: !arrival.is_validated }
+        Slot {
+            admission,
+            place,
+            lane,
+            id,
+            since: now,
+            gives_way,
+            is_half_open: true,
+            is_unproven: !arrival.is_validated,
+        }
     }
 
     fn close_half(&mut self, is_unproven: bool) {
@@ -344,11 +342,11 @@ impl State {
         }
         self.lane(slot.lane).put_back(slot.id);
         if slot.lane == Lane::Friend
-            && let Some(count) = self.friends_at.get_mut(&slot.ip)
+            && let Some(count) = self.friends_at.get_mut(&slot.place)
         {
             *count -= 1;
             if *count == 0 {
-                self.friends_at.remove(&slot.ip);
+                self.friends_at.remove(&slot.place);
             }
         }
     }
@@ -358,7 +356,7 @@ impl State {
 #[derive(Debug)]
 pub struct Slot {
     admission: Arc<Admission>,
-    ip: IpAddr,
+    place: Place,
     lane: Lane,
     id: u64,
     since: Duration,

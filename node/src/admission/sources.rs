@@ -40,16 +40,26 @@ enum Source {
 impl Source {
     /// The narrow and the wide one of an address.
     fn both(ip: IpAddr) -> [Source; 2] {
+        let Place(whole) = Place::of(ip);
+        let host_bits = if ip.to_canonical().is_ipv4() { 8 } else { 16 };
+        [Source::Address(whole), Source::Prefix(whole >> host_bits)]
+    }
+}
+
+/// One IPv4 address, or one IPv6 /64.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(super) struct Place(u64);
+
+impl Place {
+    pub(super) const LEAST: Place = Place(0);
+    pub(super) const GREATEST: Place = Place(u64::MAX);
+
+    /// Where an address is.
+    pub(super) fn of(ip: IpAddr) -> Place {
         match ip.to_canonical() {
-            IpAddr::V4(v4) => {
-                // Above every IPv6 /64 that is in use: those begin with 0x2 or 0xf, not with 0x1.
-                let whole = 0x1000_0000_0000_0000 | u64::from(u32::from(v4));
-                [Source::Address(whole), Source::Prefix(whole >> 8)]
-            }
-            IpAddr::V6(v6) => {
-                let upper = (u128::from(v6) >> 64) as u64;
-                [Source::Address(upper), Source::Prefix(upper >> 16)]
-            }
+            // Apart from every IPv6 /64 that is in use: those begin with 0x2 or 0xf, not with 0x1.
+            IpAddr::V4(v4) => Place(0x1000_0000_0000_0000 | u64::from(u32::from(v4))),
+            IpAddr::V6(v6) => Place((u128::from(v6) >> 64) as u64),
         }
     }
 }

@@ -109,6 +109,68 @@ fn a_friend_is_one_only_while_trusted_and_for_thirty_days() {
     assert_eq!(accepted(&admission, arrival, later, 10).len(), 2, "a month later: a stranger");
 }
 
+fn peer(number: u32) -> PeerId {
+    let mut bytes = [1; 32];
+    bytes[..4].copy_from_slice(&number.to_be_bytes());
+    PeerId::from_stored(bytes)
+}
+
+fn address(number: u32) -> IpAddr {
+    IpAddr::from((0x0a00_0000 + number).to_be_bytes())
+}
+
+fn is_friend(admission: &Arc<Admission>, ip: IpAddr, now: Duration) -> bool {
+    admission.state().is_friend(ip, now, |_| true)
+}
+
+#[test]
+fn a_peer_that_moves_about_displaces_its_own_addresses_only() {
+    let admission = admission(RATES);
+    admission.befriend(friend(), "203.0.113.9".parse().unwrap(), SECOND);
+    let places = u32::try_from(PLACES_PER_PEER_MAX).unwrap();
+    (0..100_000).for_each(|n| admission.befriend(peer(1), address(n), SECOND * (2 + n)));
+    let expected = |n| is_friend(&admission, address(n), 100_000 * SECOND);
+    assert!((100_000 - places..100_000).all(expected) && !(0..100_000 - places).any(expected), "the last ones");
+    assert!(is_friend(&admission, "203.0.113.9".parse().unwrap(), 100_000 * SECOND));
+    assert_eq!(admission.state().expected.len(), PLACES_PER_PEER_MAX + 1);
+}
+
+#[test]
+fn a_friend_finds_its_place_in_a_full_table_and_the_one_that_ends_first_goes() {
+    let admission = admission(RATES);
+    let all = u32::try_from(FRIEND_PLACES_MAX).unwrap();
+    (0..all).for_each(|n| admission.befriend(peer(n), address(n), SECOND * (n + 1)));
+    // Seen again, the first one ends last.
+    let now = SECOND * (all + 1);
+    admission.befriend(peer(0), address(0), now);
+    admission.befriend(friend(), "203.0.113.9".parse().unwrap(), now);
+    assert!(is_friend(&admission, "203.0.113.9".parse().unwrap(), now));
+    assert_eq!([0, 1, 2].map(|n| is_friend(&admission, address(n), now)), [true, false, true]);
+    assert_eq!(admission.state().expected.len(), FRIEND_PLACES_MAX);
+}
+
+#[test]
+fn the_friends_at_one_address_are_bounded_and_the_latest_stay() {
+    let admission = admission(RATES);
+    let ip = address(1);
+    (0..100).for_each(|n| admission.befriend(peer(n), ip, SECOND * (n + 1)));
+    let state = admission.state();
+    let stays = |n: u32| state.is_friend(ip, 100 * SECOND, |known| *known == peer(n));
+    assert_eq!((0..100).filter(|n| stays(*n)).collect::<Vec<_>>(), (84..100).collect::<Vec<_>>());
+}
+
+#[test]
+fn an_ipv6_64_is_one_place_for_friends_and_their_permits() {
+    let admission = admission(Rates { per_address: 1, per_prefix: 1 });
+    admission.befriend(friend(), "2001:db8:1:2::1".parse().unwrap(), SECOND);
+    let mut friends = Vec::new();
+    for host in 2..=100 {
+        friends.extend(accepted(&admission, from(&format!("2001:db8:1:2::{host:x}"), true), SECOND, 1));
+    }
+    assert_eq!(admission.in_use().friends, FRIENDS_PER_ADDRESS_MAX);
+    assert!(!is_friend(&admission, "2001:db8:1:3::1".parse().unwrap(), SECOND));
+}
+
 #[test]
 fn every_reservation_comes_back_once() {
     let admission = admission(Rates { per_address: 1_000_000, per_prefix: 1_000_000 });
