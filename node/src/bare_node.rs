@@ -100,7 +100,9 @@ impl BareNode {
         // What a dead run had not written of its networks is told now.
         engine.membership_changed(&[engine.book.me()]);
         let rng = || entropy::bytes().map(StdRng::from_seed);
+        let expects = engine.clone();
         let tasks = vec![
+            tokio::spawn(async move { expects.expect_friends() }),
             tokio::spawn(links::accept(engine.clone())),
             tokio::spawn(outbox::run(engine.clone(), rng()?)),
             tokio::spawn(upkeep::run(engine.clone(), rng()?)),

@@ -24,7 +24,7 @@ use handfast_trust::{
     Sessions, Store, Updated,
 };
 
-use crate::admission::Admission;
+use crate::admission::{Admission, FRIEND_FOR, FRIEND_PLACES_MAX};
 use crate::clock::{MonotonicClock, unix_now};
 use crate::config::Config;
 use crate::dial_budget::DialBudget;
@@ -178,6 +178,27 @@ impl Engine {
             resolver: Resolver::default(),
             flights: Mutex::default(),
             faults: Mutex::default(),
+        }
+    }
+
+    /// After a start, friends are expected where they were last, for as long as they would have been without it.
+    pub fn expect_friends(&self) {
+        let (now, clock) = (unix_now(), self.clock.now().0);
+        let mut friends: Vec<_> = self
+            .peers
+            .walk()
+            .flatten()
+            .filter_map(|(peer, record)| {
+                let (at, seen) = record.observed.zip(record.last_seen)?;
+                let left = FRIEND_FOR.checked_sub(Duration::from_millis(now.since(seen)))?;
+                let trusted = self.book.authorise(&peer, Purpose::Session, Direction::Inbound, now);
+                trusted.is_ok().then_some((left, peer, at))
+            })
+            .collect();
+        // Where there are more than are kept: those that were seen last.
+        friends.sort_unstable_by(|a, b| b.cmp(a));
+        for (left, peer, at) in friends.into_iter().take(FRIEND_PLACES_MAX) {
+            self.admission.expect(peer, SocketAddr::from(at).ip(), clock + left);
         }
     }
 
