@@ -319,7 +319,11 @@ impl Engine {
                 self.registry.ended(link, EndReason::Revoked);
                 link.retire(CloseCode::Done);
             }
-            // The other end, or an exchange before this one, has closed the connection meanwhile: on another one, then.
+            // The other end, or an exchange before this one, has closed or cut the connection meanwhile: on another one, then.
+            // This one must not be taken for it.
+            if promotion == Promotion::Gone {
+                link.retire(CloseCode::Done);
+            }
             if promotion == Promotion::Gone && trusted() && self.registry.session(&link.peer).is_none() {
                 self.outbox.reopen(link.peer);
             }

@@ -5,11 +5,16 @@
 mod nodes;
 
 use handfast::bare_node::BareNode;
+use handfast::clock::unix_now;
 use handfast::engine::DIAL_DEADLINE;
 use handfast::registry::{Promotion, Registration};
-use handfast_protocol::Incarnation;
+use handfast::{driver, links};
+use handfast_protocol::{Incarnation, Note};
+use handfast_trust::rules::Grant;
+use handfast_trust::trust_record::Cause;
 use handfast_trust::{EndReason, Role, SessionId};
-use nodes::Home;
+use nodes::{Home, PATIENCE, until};
+use tokio::time::timeout;
 
 /// A connection from one node to the other, registered there, whose task is this test.
 async fn registered(from: &BareNode, to: &BareNode) -> Registration {
@@ -48,6 +53,37 @@ async fn a_session_that_is_opened_while_its_connection_ends_ends_with_it() {
     drop(registration);
     assert_eq!(registry.promote(&link, Incarnation([1; 16]), SessionId([3; 16])), Promotion::Gone);
     assert_eq!((registry.counts(), open()), ((0, 0), 0));
+    for node in [a, b] {
+        node.end_tasks();
+        node.close().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn who_revokes_and_grants_again_over_one_connection_gets_a_session_on_another_one() {
+    let homes = [Home::new(), Home::new()];
+    let a = homes[0].start_bare(|_| {});
+    let b = homes[1].start_bare(|config| config.policy_allow = vec![homes[0].peer]);
+    let (a_id, b_id) = (homes[0].peer, homes[1].peer);
+    let session = || b.engine().registry.session(&a_id);
+    let grant = || a.engine().book.trust(b_id, &Grant::default(), unix_now()).unwrap();
+
+    // A changes its mind without closing anything, as a node of another make might.
+    grant();
+    let registration = registered(&a, &b).await;
+    let link = registration.link.clone();
+    links::spawn(a.engine().clone(), registration);
+    driver::initiate(a.engine(), &link).await.result.unwrap();
+    until("a session", || session().is_some()).await;
+    a.engine().book.revoke(b_id, &Note::default(), Cause::Revoked, unix_now()).unwrap();
+    driver::initiate(a.engine(), &link).await.result.unwrap();
+    assert!(session().is_none());
+    grant();
+    assert!(driver::initiate(a.engine(), &link).await.granted);
+
+    // B does not ask over the connection that it has cut, again and again: it lets it go and dials.
+    timeout(PATIENCE, link.connection.closed()).await.unwrap();
+    until("a session again", || session().is_some_and(|session| session.role == Role::Dialer)).await;
     for node in [a, b] {
         node.end_tasks();
         node.close().unwrap();
