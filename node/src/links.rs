@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use handfast_protocol::codec;
-use handfast_protocol::limits::{DURABLE_DEADLINE_MS, FRAME_DEADLINE_MS, HEAD_BYTES_MAX};
+use handfast_protocol::limits::{
+    DURABLE_DEADLINE_MS, EXCHANGE_DEADLINE_MS, FRAME_DEADLINE_MS, HEAD_BYTES_MAX, JOIN_DEADLINE_MS,
+};
 use handfast_protocol::stream::{Head, Ping, StreamKind};
 use handfast_protocol::{CloseCode, PeerId, RefuseCode, ServiceName};
 use handfast_trust::trust_record::TrustState;
@@ -28,6 +30,9 @@ use crate::transport::{Berth, CloseReason, close_reason, peer_of};
 const TLS_DEADLINE: Duration = Duration::from_secs(5);
 /// How long a connection that is no session may be without an exchange; it is gone before twice that.
 const LINGER: Duration = Duration::from_secs(4);
+/// How long one may be there that is no session and holds a permit, whatever it does: as long as an exchange and a join take
+/// at most.
+const PERMIT_AGE_MAX: Duration = Duration::from_millis(EXCHANGE_DEADLINE_MS + JOIN_DEADLINE_MS);
 /// How long an exchange waits for the one before it on its connection: as long as that may wait for the disk. Its
 /// opener may have seen that one end a moment before we do, and a revoke must not be turned away for that.
 const TURN_PATIENCE: Duration = Duration::from_millis(DURABLE_DEADLINE_MS);
@@ -133,13 +138,13 @@ async fn serve(engine: Arc<Engine>, registration: Registration) {
     let gives_way = link.gives_way();
     let mut idle = tokio::time::interval_at(Instant::now() + LINGER, LINGER);
     idle.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut busy_since_tick = true;
+    let mut idleness = Idleness { began: Instant::now(), is_busy: true };
     let mut lost = true;
     let reason = loop {
         tokio::select! {
             stream = link.connection.accept_bi() => match stream {
                 Ok((send, recv)) => {
-                    busy_since_tick = true;
+                    idleness.is_busy = true;
                     let (engine, link) = (engine.clone(), link.clone());
                     tokio::spawn(async move { stream_opened(&engine, &link, send, recv).await });
                 }
@@ -151,7 +156,10 @@ async fn serve(engine: Arc<Engine>, registration: Registration) {
             },
             Ok(code) = async { orders.wait_for(|orders| orders.close.is_some()).await.map(|orders| orders.close) } => {
                 let code = code.unwrap_or(CloseCode::Done);
-                quiet(&link).await;
+                let code = tokio::select! {
+                    () = quiet(&link) => code,
+                    () = gives_way.notified(), if !link.is_session() => CloseCode::Busy,
+                };
                 link.connection.close(VarInt::from_u32(code.code()), b"");
                 break if code == CloseCode::Duplicate { EndReason::Replaced } else { EndReason::Lost };
             }
@@ -159,10 +167,8 @@ async fn serve(engine: Arc<Engine>, registration: Registration) {
                 link.connection.close(VarInt::from_u32(CloseCode::Busy.code()), b"");
                 break EndReason::Lost;
             }
-            _ = idle.tick() => {
-                if link.is_session() || link.is_conversing() {
-                    busy_since_tick = true;
-                } else if !std::mem::take(&mut busy_since_tick) {
+            now = idle.tick() => {
+                if idleness.is_over(link.is_session() || link.is_conversing(), link.holds_permit(), now) {
                     link.retire(CloseCode::Done);
                 }
             }
@@ -174,6 +180,21 @@ async fn serve(engine: Arc<Engine>, registration: Registration) {
     let trusted = || engine.book.authorise(&link.peer, Purpose::Session, Direction::Outbound, unix_now()).is_ok();
     if was_session && lost && trusted() && engine.registry.session(&link.peer).is_none() {
         engine.outbox.reconnect(link.peer);
+    }
+}
+
+/// Whether a connection has had its time, looked at every [`LINGER`].
+struct Idleness {
+    began: Instant,
+    /// Since it was looked at last.
+    is_busy: bool,
+}
+
+impl Idleness {
+    fn is_over(&mut self, is_in_use: bool, holds_permit: bool, now: Instant) -> bool {
+        let was_busy = std::mem::replace(&mut self.is_busy, is_in_use);
+        let is_old = holds_permit && now.duration_since(self.began) >= PERMIT_AGE_MAX;
+        is_old || !(is_in_use || was_busy)
     }
 }
 
@@ -296,4 +317,28 @@ pub async fn open_service(engine: &Engine, link: &Link, name: &ServiceName) -> R
     let head = codec::frame(&Head::new(StreamKind::Service(name.clone())));
     send.write_all(&head).await.map_err(|_| ServiceFault::Ended)?;
     Ok(ServiceStream::new(link.peer, (send, recv), orders, place))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_that_is_no_session_ends_when_idle_and_with_a_permit_in_any_case() {
+        let began = Instant::now();
+        // Until when it stays, looked at every LINGER for an hour; it is busy in some of the intervals.
+        let stays = |is_busy: fn(u32) -> bool, is_in_use: bool, holds_permit: bool| {
+            let mut idleness = Idleness { began, is_busy: true };
+            (1..900u32).find(|tick| {
+                idleness.is_busy |= is_busy(*tick);
+                idleness.is_over(is_in_use, holds_permit, began + LINGER * *tick)
+            })
+        };
+        let old = u32::try_from(PERMIT_AGE_MAX.as_millis().div_ceil(LINGER.as_millis())).unwrap();
+        assert_eq!(stays(|_| false, false, true), Some(2));
+        assert_eq!(stays(|tick| tick < 5, false, true), Some(5));
+        assert_eq!(stays(|_| true, false, true), Some(old), "a refused stream now and then");
+        assert_eq!(stays(|_| true, true, true), Some(old));
+        assert_eq!(stays(|_| false, true, false), None, "a session");
+    }
 }

@@ -116,9 +116,14 @@ impl Link {
         locked(&self.state).paid_by.as_ref().map(|(slot, _)| slot.gives_way()).unwrap_or_default()
     }
 
+    /// True while it holds what admission reserved for it.
+    pub fn holds_permit(&self) -> bool {
+        locked(&self.state).paid_by.is_some()
+    }
+
     /// An exchange on it came to its end.
     pub fn answered(&self, now: Duration) {
-        if let Some((slot, _)) = &locked(&self.state).paid_by {
+        if let Some((slot, _)) = &mut locked(&self.state).paid_by {
             slot.answered(now);
         }
     }

@@ -8,8 +8,10 @@ use handfast::bare_node::BareNode;
 use handfast::clock::unix_now;
 use handfast::engine::DIAL_DEADLINE;
 use handfast::registry::{Promotion, Registration};
+use handfast::transport::{CloseReason, close_reason};
 use handfast::{driver, links};
-use handfast_protocol::{Incarnation, Note};
+use handfast_protocol::stream::{Head, StreamKind};
+use handfast_protocol::{CloseCode, Incarnation, Note, codec};
 use handfast_trust::rules::Grant;
 use handfast_trust::trust_record::Cause;
 use handfast_trust::{EndReason, Role, SessionId};
@@ -84,6 +86,29 @@ async fn who_revokes_and_grants_again_over_one_connection_gets_a_session_on_anot
     // B does not ask over the connection that it has cut, again and again: it lets it go and dials.
     timeout(PATIENCE, link.connection.closed()).await.unwrap();
     until("a session again", || session().is_some_and(|session| session.role == Role::Dialer)).await;
+    for node in [a, b] {
+        node.end_tasks();
+        node.close().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_stranger_whose_connection_is_about_to_close_makes_way_at_once() {
+    let homes = [Home::new(), Home::new()];
+    let [a, b] = [&homes[0], &homes[1]].map(|home| home.start_bare(|_| {}));
+    let registration = registered(&a, &b).await;
+    let connection = registration.link.connection.clone();
+    // An exchange that is begun and goes no further keeps the connection until its deadline.
+    let (mut send, _recv) = connection.open_bi().await.unwrap();
+    send.write_all(&codec::frame(&Head::new(StreamKind::Exchange))).await.unwrap();
+    let theirs = || b.engine().registry.links(&homes[0].peer).pop();
+    until("the exchange is under way", || theirs().is_some_and(|link| link.is_conversing())).await;
+    let link = theirs().unwrap();
+    link.retire(CloseCode::Done);
+    link.gives_way().notify_one();
+    let closed = timeout(PATIENCE, connection.closed()).await.unwrap();
+    assert_eq!(close_reason(&closed), CloseReason::Peer(CloseCode::Busy));
+    drop(registration);
     for node in [a, b] {
         node.end_tasks();
         node.close().unwrap();

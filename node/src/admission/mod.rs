@@ -328,6 +328,7 @@ impl State {
             gives_way,
             is_half_open: true,
             is_unproven: !arrival.is_validated,
+            is_answered: false,
         }
     }
 
@@ -363,6 +364,7 @@ pub struct Slot {
     gives_way: Arc<Notify>,
     is_half_open: bool,
     is_unproven: bool,
+    is_answered: bool,
 }
 
 impl Slot {
@@ -378,8 +380,12 @@ impl Slot {
         self.admission.state().waited(self.lane, now.saturating_sub(self.since));
     }
 
-    /// What it paid for has been done: an exchange came to its end.
-    pub fn answered(&self, now: Duration) {
+    /// What it paid for has been done: an exchange came to its end. The first one says how long that takes; whoever stays
+    /// for more does not make others look slow.
+    pub fn answered(&mut self, now: Duration) {
+        if std::mem::replace(&mut self.is_answered, true) {
+            return;
+        }
         let mut state = self.admission.state();
         let took = now.saturating_sub(self.since);
         state.usual = state.usual - state.usual / USUAL_OF + took / USUAL_OF;
