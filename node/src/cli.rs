@@ -189,6 +189,9 @@ pub struct RunArgs {
     /// And no sync ends while there is a file of this name
     #[arg(long, hide = true, value_name = "FILE")]
     pub storm_fsync_gate: Option<PathBuf>,
+    /// And the node is killed when its stdin ends
+    #[arg(long, hide = true)]
+    pub storm_stdin: bool,
 }
 
 #[derive(Debug, Args)]

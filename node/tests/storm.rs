@@ -4,11 +4,14 @@
 
 mod common;
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command};
+use std::sync::mpsc::{Receiver, sync_channel};
 
-use common::{Home, Node, schema};
+use common::{Home, Node, PATIENCE, bare, let_pass, schema};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group, test_kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -31,6 +34,123 @@ fn check(code: Option<i32>, report: &Value, stderr: &str) {
     assert_eq!(code, Some(0), "{report:#} {stderr}");
     assert!(report["durable"].as_u64() > Some(0), "{report:#}");
     assert_eq!(report["seed"], 7);
+}
+
+/// A storm at work as a person starts it: in a process group of its own, telling its progress line by line.
+struct Begun {
+    child: Child,
+    lines: Receiver<String>,
+    said: String,
+}
+
+impl Begun {
+    fn begin(place: &Path, arguments: &[&str]) -> Begun {
+        let mut command = bare();
+        command.args(["storm", "--seed", "7"]).args(arguments).env("TMPDIR", place).process_group(0);
+        let mut child = command.spawn().unwrap();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let (send, lines) = sync_channel(10_000);
+        std::thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| send.send(line)));
+        Begun { child, lines, said: String::new() }
+    }
+
+    /// Waits for a line with these words.
+    #[track_caller]
+    fn until(&mut self, words: &str) {
+        loop {
+            let line = self.lines.recv_timeout(PATIENCE);
+            let line = line.unwrap_or_else(|_| panic!("it should say {words:?}: {}", self.said));
+            self.said.push_str(&line);
+            self.said.push('\n');
+            if line.contains(words) {
+                return;
+            }
+        }
+    }
+
+    /// Its own node: the process that one of its threads has started (proc(5), `children`).
+    fn node(&self) -> Pid {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap().flatten();
+        let children = threads.map(|thread| std::fs::read_to_string(thread.path().join("children")).unwrap());
+        let first = children.filter_map(|children| children.split_ascii_whitespace().next()?.parse().ok()).next();
+        Pid::from_raw(first.expect("the storm has a node")).unwrap()
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Its exit code, and what it printed: the report, and everything else.
+    fn ended(mut self) -> (Option<i32>, String, String) {
+        let mut stdout = String::new();
+        self.child.stdout.take().unwrap().read_to_string(&mut stdout).unwrap();
+        self.said.extend(self.lines.iter().map(|line| line + "\n"));
+        (self.child.wait().unwrap().code(), stdout, std::mem::take(&mut self.said))
+    }
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        drop((self.child.kill(), self.child.wait()));
+    }
+}
+
+/// Waits until a process that is nobody's child here is gone.
+#[track_caller]
+fn until_gone(process: Pid) {
+    // Its end has no event for somebody who has not started it.
+    for _ in 0..PATIENCE.as_millis() / 10 {
+        if test_kill_process(process).is_err() {
+            return;
+        }
+        let_pass(std::time::Duration::from_millis(10));
+    }
+    panic!("{process:?} goes on");
+}
+
+#[test]
+fn the_first_interrupt_ends_the_load_and_the_report_follows() {
+    let check = |interrupt: fn(&Begun)| {
+        let place = TempDir::new().unwrap();
+        let mut storm = Begun::begin(place.path(), &["--rate", "20", "--duration", "60s"]);
+        storm.until(" done ");
+        interrupt(&storm);
+        let (code, stdout, said) = storm.ended();
+        assert_eq!(code, Some(0), "{stdout} {said}");
+        assert!(stdout.contains("0 lost, 0 wrong, 0 leaked slots, 0 stuck: good"), "{stdout} {said}");
+        assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 0, "the node's directory is removed");
+    };
+    // What Ctrl-C on a terminal sends, and to whom.
+    check(|storm| kill_process_group(Pid::from_child(&storm.child), Signal::INT).unwrap());
+    check(|storm| storm.signal(Signal::TERM));
+    check(|storm| storm.signal(Signal::HUP));
+}
+
+#[test]
+fn the_second_interrupt_ends_the_storm_at_once_and_its_node_with_it() {
+    let place = TempDir::new().unwrap();
+    let mut storm = Begun::begin(place.path(), &["--rate", "20", "--duration", "60s", "--linger", "200s"]);
+    storm.until(" done ");
+    let node = storm.node();
+    storm.signal(Signal::INT);
+    storm.until("Interrupted");
+    storm.signal(Signal::INT);
+    let (code, stdout, said) = storm.ended();
+    assert_eq!((code, stdout.as_str()), (Some(1), ""), "{said}");
+    assert!(said.contains("second interrupt"), "{said}");
+    until_gone(node);
+    assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 0, "the node's directory is removed");
+}
+
+#[test]
+fn a_storm_that_is_killed_takes_its_node_with_it() {
+    let place = TempDir::new().unwrap();
+    let mut storm = Begun::begin(place.path(), &["--rate", "20", "--duration", "60s"]);
+    storm.until(" done ");
+    let node = storm.node();
+    storm.signal(Signal::KILL);
+    storm.ended();
+    until_gone(node);
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //! plan             flags over a scenario over defaults           load                  closed and open loop
 //! own_node         another process on a directory of its own     watch                 progress, heartbeat
 //! ledger           promised and held, compared: pure             report, page          what is said of it
+//! interrupt        the operator's signals
 //! ```
 //!
 //! Invariants: load goes to loopback unless the user names a target; every run is bounded in time and count. What the
@@ -16,6 +17,7 @@ pub mod arrivals;
 mod chart;
 mod cut;
 pub mod hostile;
+mod interrupt;
 pub mod kind;
 pub mod ledger;
 pub mod load;
@@ -38,9 +40,11 @@ use std::time::Duration;
 
 use handfast_protocol::CloseCode;
 use tokio::runtime::Builder;
+use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
 use self::hostile::MuteCallers;
+use self::interrupt::Interrupts;
 use self::kind::Kind;
 use self::load::{Load, Threads, locked};
 use self::own_node::{OwnNode, cpu_us};
@@ -68,7 +72,7 @@ const END_PATIENCE: Duration = Duration::from_secs(60);
 /// Runs a storm against `target`, or against a node of its own.
 ///
 /// # Errors
-/// If the node cannot be started, or nothing can be sent.
+/// If the node cannot be started, nothing can be sent, or the operator insists on the end.
 pub fn run(
     plan: &Plan,
     target: Option<Target>,
@@ -81,11 +85,27 @@ pub fn run(
     };
     let (calm, crowd) = (runtime("storm", || {})?, runtime("crowd", || stand_back(load::CROWD_NICENESS))?);
     let threads = Threads { calm: calm.handle().clone(), crowd: crowd.handle().clone() };
+    let interrupts = {
+        let _inside = calm.enter();
+        Interrupts::listen()
+    };
+    let interrupts = interrupts
+        .map_err(|error| ApiError::new(ErrorCode::Failure, format!("Signals cannot be listened to: {error}.")))?;
     let own = match target {
         Some(_) => None,
         None => Some(OwnNode::start(plan)?),
     };
-    let outcome = calm.block_on(Box::pin(storm(plan, target, own, threads, (progress, output))));
+    let first = Arc::new(Notify::new());
+    let outcome = calm.block_on(async {
+        // Dropped in the middle, it takes its node and the directory with it.
+        tokio::select! {
+            outcome = Box::pin(storm(plan, target, own, threads, (progress, output), first.clone())) => outcome,
+            () = interrupts.second(&first, output) => {
+                Err(ApiError::new(ErrorCode::Failure, "Ended at once by a second interrupt.")
+                    .hint("the first one ends the load and goes on to the report"))
+            }
+        }
+    });
     crowd.shutdown_timeout(Duration::from_secs(1));
     calm.shutdown_timeout(Duration::from_secs(1));
     outcome
@@ -97,6 +117,7 @@ async fn storm(
     mut own: Option<OwnNode>,
     threads: Threads,
     (progress, output): (Progress, Output),
+    interrupt: Arc<Notify>,
 ) -> Result<(Report, Detail), ApiError> {
     let target = own.as_ref().map(|own| own.target).or(target);
     let target = target.ok_or_else(|| ApiError::new(ErrorCode::Usage, "There is no node to send to."))?;
@@ -109,7 +130,13 @@ async fn storm(
     let mut load = load_for(plan, target, threads, socket.clone())?;
     load.spoofers = spoofers(&load).await?;
     let load = Arc::new(load);
-    let interrupted = tokio::spawn(stop_when_interrupted(load.clone()));
+    let interrupted = tokio::spawn({
+        let load = load.clone();
+        async move {
+            interrupt.notified().await;
+            load.stop();
+        }
+    });
     load.prepare().await;
     let used = |own: Option<&OwnNode>| own.map(|own| own.cpu_us() + cpu_us("self").unwrap_or_default());
     let before = used(own.as_ref());
@@ -212,13 +239,6 @@ fn load_for(plan: &Plan, target: Target, threads: Threads, control: Option<Socke
         (crowd, MuteCallers::bind(few, &settings).map_err(no_socket)?)
     };
     Load::new(plan.clone(), target, threads, (callers, crowd), mute, control)
-}
-
-/// The first interrupt ends the load and goes on to the report; the second ends the program.
-async fn stop_when_interrupted(load: Arc<Load>) {
-    if tokio::signal::ctrl_c().await.is_ok() {
-        load.stop();
-    }
 }
 
 /// The load itself, with restarts of the own node where they were asked for. False when it did not come to its end.

@@ -1,13 +1,15 @@
 //! A node of the storm's own: the same program as another process, on a directory of its own that is removed at the end.
 //!
-//! Invariants: the process is killed and the directory removed whatever ends the storm, unless the storm itself is
-//! killed. The directory is on a disk that keeps what is synced, as far as the system tells.
+//! Invariants: the process is killed and the directory removed whatever ends the storm; where the storm itself is killed,
+//! the process ends with it and the directory stays. No signal from a terminal reaches the process: what Ctrl-C is to do
+//! to it the storm decides. The directory is on a disk that keeps what is synced, as far as the system tells.
 //!
 //! Not here: what is done to the node (`load`), what it holds afterwards (`ledger`).
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -230,7 +232,7 @@ fn spawn(place: &Place, plan: &Plan, listen: &str) -> Result<(Child, ReadyReply)
     let log = OpenOptions::new().create(true).append(true).mode(0o600).open(place.0.join("log"));
     let log: File = log.map_err(|error| failed("The node's log cannot be made", &error))?;
     let mut command = Command::new(program);
-    command.args(["--json", "--data-dir"]).arg(place.0.join("data")).args(["run", "--listen", listen]);
+    command.args(["--json", "--data-dir"]).arg(place.0.join("data")).args(["run", "--listen", listen, "--storm-stdin"]);
     if plan.fsync_delay_ms > 0 {
         command.args(["--storm-fsync-delay", &format!("{}ms", plan.fsync_delay_ms)]);
     }
@@ -241,7 +243,8 @@ fn spawn(place: &Place, plan: &Plan, listen: &str) -> Result<(Child, ReadyReply)
     for (name, _) in crate::config::environment() {
         command.env_remove(name);
     }
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
+    // Its stdin ends with this process, however that ends.
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log).process_group(0);
     let mut child = command.spawn().map_err(|error| failed("The node cannot be started", &error))?;
     let stdout = child.stdout.take();
     let (send, receive) = sync_channel(1);
