@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout};
 
 use super::hostile::settle_down;
 use super::kind::Kind;
+use super::ledger::Cut;
 use super::load::Load;
 use super::peer::Fault;
 use crate::control::api::{PeerRequest, RevokeReply};
@@ -28,21 +29,21 @@ pub(super) async fn cut(load: &Load) {
         Err(fault) => return load.failed(Kind::Cut, fault),
     };
     let connection = conversed.connection.clone();
-    let (mut last, id) = (None, peer.key.peer_id().to_string());
+    let (mut seen, id) = (Seen::default(), peer.key.peer_id().to_string());
     let served = async {
         peer.serve(&connection, &load.target).await;
         // The reply may come after the end of the connection.
         std::future::pending().await
     };
     let outcome = tokio::select! {
-        outcome = revoked(load, &id, &connection, &mut last) => outcome,
+        outcome = revoked(load, &id, &connection, &mut seen) => outcome,
         never = served => never,
     };
     conversed.close();
+    peer.memory.cut = seen.cut;
     match outcome {
         Ok((asked, durable_after)) => {
-            peer.memory.is_cut = true;
-            let serves_for = last.map_or(Duration::ZERO, |last: Instant| last.saturating_duration_since(asked));
+            let serves_for = seen.last.map_or(Duration::ZERO, |last| last.saturating_duration_since(asked));
             load.cut(durable_after, serves_for);
         }
         Err(fault) => load.failed(Kind::Cut, fault),
@@ -50,12 +51,20 @@ pub(super) async fn cut(load: &Load) {
     load.retire(peer);
 }
 
-/// Revokes, and notes when the last ping was answered. Returns when it was asked for and how long it took.
+/// What was seen of one revocation, whatever became of it.
+#[derive(Default)]
+struct Seen {
+    cut: Cut,
+    /// When a ping was answered last.
+    last: Option<Instant>,
+}
+
+/// Revokes. Returns when it was asked for and how long it took.
 async fn revoked(
     load: &Load,
     peer: &str,
     connection: &quinn::Connection,
-    last: &mut Option<Instant>,
+    Seen { cut, last }: &mut Seen,
 ) -> Result<(Instant, Duration), Fault> {
     let control = load.control.as_ref().ok_or(Fault::NotSent)?;
     for _ in 0..PINGS_BEFORE {
@@ -69,9 +78,12 @@ async fn revoked(
     };
     let asked = Instant::now();
     let request = PeerRequest { peer: peer.to_owned(), ..PeerRequest::default() };
+    *cut = Cut::Asked;
     let revoke = async {
         let reply: Option<RevokeReply> = control.post("/v1/revoke", &request).await;
-        reply.filter(|reply| reply.durable).map(|_| asked.elapsed())
+        reply.filter(|reply| reply.durable)?;
+        *cut = Cut::Durable;
+        Some(asked.elapsed())
     };
     let (took, ()) = tokio::join!(revoke, pings);
     if connection.close_reason().is_none() {

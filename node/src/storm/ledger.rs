@@ -18,6 +18,17 @@ pub struct Said {
     pub acknowledged: bool,
 }
 
+/// Whether the operator of the node has taken its grant back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Cut {
+    #[default]
+    Never,
+    /// It was asked for, and nothing was promised: the grant may be there or its revocation.
+    Asked,
+    /// The node has said that the revocation is durable.
+    Durable,
+}
+
 /// What one simulated peer knows of its dealings with the node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Memory {
@@ -32,8 +43,8 @@ pub struct Memory {
     pub may_be_forgotten: bool,
     /// It never said anything that may be stored: a record of it is wrong.
     pub is_intruder: bool,
-    /// The operator has taken the node's grant back, durably.
-    pub is_cut: bool,
+    /// Whether the operator has taken the node's grant back.
+    pub cut: Cut,
     /// An answer said two things that cannot both be.
     pub contradicted: bool,
 }
@@ -82,7 +93,7 @@ impl Memory {
             granted: None,
             may_be_forgotten: false,
             is_intruder: false,
-            is_cut: false,
+            cut: Cut::Never,
             contradicted: false,
         }
     }
@@ -128,7 +139,7 @@ impl Memory {
     /// The node's own grant, where it said that both trust each other.
     fn compare_granted(&self, stored: &Stored) -> Truth {
         let mut truth = Truth::default();
-        if self.is_cut {
+        if self.cut == Cut::Durable {
             let holds = stored.ours.is_some_and(|(_, kind)| kind == Kind::Revoke);
             return Truth { durable: u64::from(holds), lost: u64::from(!holds), wrong: 0 };
         }
@@ -137,6 +148,7 @@ impl Memory {
             (Some(_), None) => truth.lost += 1,
             (Some(granted), Some((held, Kind::Grant))) if granted == held => truth.durable += 1,
             (Some(granted), Some((held, _))) if held.epoch < granted.epoch => truth.lost += 1,
+            (Some(_), Some((_, Kind::Revoke))) if self.cut == Cut::Asked => truth.durable += 1,
             // Nobody but this node's rules speaks for it, and they never speak twice of one peer.
             (Some(_), Some(_)) => truth.wrong += 1,
         }
@@ -232,12 +244,25 @@ mod tests {
 
     #[test]
     fn a_revocation_by_the_operator_must_be_there() {
-        let cut = Memory { is_cut: true, ..memory(1, 1) };
+        let cut = Memory { cut: Cut::Durable, ..memory(1, 1) };
         let revoked =
             Stored { ours: Some((held(200), Kind::Revoke)), state: TrustState::Revoked, ..stored(1, Kind::Grant) };
         check(&cut, Some(revoked), 2, 0, 0);
         check(&cut, Some(stored(1, Kind::Grant)), 1, 1, 0);
         check(&cut, None, 0, 1, 0);
+    }
+
+    #[test]
+    fn a_revocation_that_the_operator_asked_for_may_be_there() {
+        let asked = Memory { cut: Cut::Asked, ..memory(1, 1) };
+        let ours = |epoch, kind| Some(Stored { ours: Some((held(epoch), kind)), ..stored(1, Kind::Grant) });
+        check(&asked, ours(200, Kind::Revoke), 2, 0, 0);
+        check(&asked, ours(100, Kind::Grant), 2, 0, 0);
+        // Nobody asked for another grant, and an older revocation is not what was asked for.
+        check(&asked, ours(200, Kind::Grant), 1, 0, 1);
+        check(&asked, ours(99, Kind::Revoke), 1, 1, 0);
+        check(&asked, None, 0, 1, 0);
+        check(&memory(1, 1), ours(200, Kind::Revoke), 1, 0, 1);
     }
 
     #[test]
