@@ -26,6 +26,7 @@ use handfast_protocol::limits::ADDRESSES_MAX;
 use serde::Serialize;
 
 pub use self::error::{ConfigError, Origin};
+pub(crate) use self::file::text_of;
 pub use self::value::LogFilter;
 use self::value::{Given, Rule, SettingValue};
 use crate::data_dir::DataDir;

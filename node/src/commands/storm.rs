@@ -1,16 +1,18 @@
 //! `storm`: plans a storm, runs it, prints what it found; or compares two reports that were kept.
 
+use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::net::ToSocketAddrs;
 use std::path::Path;
 
 use super::{Context, Verdict};
 use crate::cli::{PeerAt, StormArgs};
+use crate::config::text_of;
 use crate::control::api::{ApiError, ErrorCode, Versioned};
 use crate::entropy;
 use crate::output::Output;
 use crate::storm::peer::Target;
-use crate::storm::plan::{Plan, Wishes, scenario};
+use crate::storm::plan::{FILE_BYTES_MAX, Plan, Wishes, scenario};
 use crate::storm::report::{Report, comparison, text};
 use crate::storm::watch::Progress;
 use crate::storm::{self, page};
@@ -25,12 +27,14 @@ pub(super) fn storm(context: &Context<'_>, arguments: &StormArgs) -> Result<Verd
     let wishes = wishes(arguments).over(under);
     let plan = Plan::of(wishes, arguments.scenario.clone(), arguments.target.is_none(), random)?;
     let target = arguments.target.as_ref().map(target).transpose()?;
+    // A storm is not run for a page that cannot be kept.
+    let kept = arguments.report.as_deref().map(|path| page_at(path).map(|file| (path, file))).transpose()?;
     let hidden = context.global.json || context.global.quiet;
     let progress = if hidden { Progress::Hidden } else { Progress::Shown };
     let output = Output::new(hidden);
     let (report, detail) = storm::run(&plan, target, progress, output)?;
-    if let Some(path) = &arguments.report {
-        write_page(path, &page::page(&report, &detail))?;
+    if let Some((path, file)) = kept {
+        write_page(path, file, &page::page(&report, &detail))?;
         output.aside(&format!("The report is in {}.", path.display()));
     }
     context.output.reply(&report, |report| text(report, &detail))?;
@@ -71,12 +75,26 @@ fn target(typed: &PeerAt) -> Result<Target, ApiError> {
     Ok(Target { peer, at })
 }
 
-fn write_page(path: &Path, page: &str) -> Result<(), ApiError> {
-    let written = std::fs::File::create(path).and_then(|mut file| file.write_all(page.as_bytes()));
-    written.map_err(|error| {
-        ApiError::new(ErrorCode::Failure, format!("Cannot write {}: {error}.", path.display()))
-            .hint("name a file in a directory that you can write to")
-    })
+fn not_written(path: &Path, error: &std::io::Error) -> ApiError {
+    ApiError::new(ErrorCode::Failure, format!("Cannot write {}: {error}.", path.display()))
+        .hint("name a file in a directory that you can write to")
+}
+
+/// The file that the page is to be in. What is in it stays until there is a page.
+fn page_at(path: &Path) -> Result<File, ApiError> {
+    let file = OpenOptions::new().write(true).create(true).truncate(false).open(path);
+    file.map_err(|error| not_written(path, &error))
+}
+
+fn write_page(path: &Path, mut file: File, page: &str) -> Result<(), ApiError> {
+    let mut write = || {
+        // A pipe or a terminal has no length.
+        if file.metadata()?.is_file() {
+            file.set_len(0)?;
+        }
+        file.write_all(page.as_bytes())
+    };
+    write().map_err(|error| not_written(path, &error))
 }
 
 fn compare(output: Output, a: &Path, b: &Path) -> Result<Verdict, ApiError> {
@@ -90,7 +108,7 @@ fn kept(path: &Path) -> Result<Report, ApiError> {
         ApiError::new(ErrorCode::Failure, format!("{} is not a report: {error}.", path.display()))
             .hint("keep one with: handfast --json storm > FILE")
     };
-    let text = std::fs::read_to_string(path).map_err(|error| failed(&error))?;
+    let text = text_of(path, FILE_BYTES_MAX).map_err(|error| failed(&error))?;
     let report: Versioned<Report> = serde_json::from_str(&text).map_err(|error| failed(&error))?;
     Ok(report.body)
 }

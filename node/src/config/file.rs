@@ -22,13 +22,17 @@ pub(super) struct Entry {
 
 pub(super) fn read(path: &Path) -> Result<String, ConfigError> {
     let unreadable = |source| ConfigError::Unreadable { path: path.to_path_buf(), source };
+    text_of(path, FILE_BYTES_MAX).map_err(unreadable)
+}
+
+/// The text of a file that somebody has named.
+///
+/// # Errors
+/// Of the system; `FileTooLarge` beyond `bytes_max`.
+pub(crate) fn text_of(path: &Path, bytes_max: u64) -> io::Result<String> {
     let mut text = String::new();
-    let file = std::fs::File::open(path).map_err(unreadable)?;
-    file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(unreadable)?;
-    if text.len() as u64 > FILE_BYTES_MAX {
-        return Err(unreadable(io::ErrorKind::FileTooLarge.into()));
-    }
-    Ok(text)
+    std::fs::File::open(path)?.take(bytes_max + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > bytes_max { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(text) }
 }
 
 /// The keys in the order of the file. `is_section` says whether keys that begin so are known: other tables are not

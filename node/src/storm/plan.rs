@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::kind::{Kind, Mix};
 use crate::clock;
+use crate::config::text_of;
 use crate::control::api::{ApiError, ErrorCode};
 
 /// Operations without other wishes.
@@ -35,6 +36,9 @@ const ALLOWED_MAX: u64 = 15_000;
 const CHURN_MIN: Duration = Duration::from_secs(1);
 const FSYNC_DELAY_MAX: Duration = Duration::from_secs(30);
 const LINGER_MAX: Duration = Duration::from_secs(300);
+
+/// A scenario, or a report that was kept.
+pub const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// The scenarios that the program carries.
 const SCENARIOS: [(&str, &str); 9] = [
@@ -142,9 +146,9 @@ pub fn scenario(name: &str) -> Result<Wishes, ApiError> {
     let carried = SCENARIOS.iter().find(|(known, _)| *known == name).map(|(_, text)| (*text).to_owned());
     let text = match carried {
         Some(text) => text,
-        None => std::fs::read_to_string(Path::new(name)).map_err(|error| {
+        None => text_of(Path::new(name), FILE_BYTES_MAX).map_err(|error| {
             let names: Vec<&str> = scenarios().collect();
-            ApiError::new(ErrorCode::NotFound, format!("There is no scenario `{name}`, and no such file: {error}."))
+            ApiError::new(ErrorCode::NotFound, format!("There is no scenario `{name}`, and no file: {error}."))
                 .hint(format!("scenarios are {}; or name a file", names.join(", ")))
         })?,
     };
@@ -346,6 +350,8 @@ mod tests {
         let both = flags.over(under);
         assert_eq!((both.concurrency, both.rate, both.seed, both.peers), (Some(3), None, Some(5), Some(7)));
         assert_eq!(scenario("no-such").unwrap_err().code, ErrorCode::NotFound);
+        let endless = scenario("/dev/zero").unwrap_err();
+        assert!(endless.message.contains("too large"), "{endless:?}");
     }
 
     #[test]
