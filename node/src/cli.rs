@@ -168,8 +168,9 @@ Kinds of a mix: new, known (trusted, exchanging again), again (over its session)
 pending, garbage, replay, slow, idle, vanish (silent from some stage on), spoofed (first packets only), cut (the \
 operator revokes). Scenarios: fresh-network, reconnect, flood, slow-disk, hung-disk, revocation-wave, cut, vanish, \
 slowloris. Without --target the node is the storm's own, in $TMPDIR or the working directory; it is killed at the end \
-and its records are compared with what it had acknowledged. Exits 1 if anything was lost, wrong, leaked or stuck. Storm \
-only nodes that are yours.";
+and its records are compared with what it had acknowledged. Ctrl-C ends the load and goes on to the report, a second one \
+ends the storm at once. Exits 1 if anything was lost, wrong, leaked or stuck, or if nobody answers for what was promised. \
+Storm only nodes that are yours.";
 
 #[derive(Debug, Args)]
 pub struct InitArgs {
@@ -202,7 +203,7 @@ pub struct StormArgs {
     /// A scenario by its name, or a file with one; flags go over it
     #[arg(long, value_name = "NAME|FILE")]
     pub scenario: Option<String>,
-    /// Operations in all [default: 2000, with --duration as many as it takes]
+    /// Operations in all [default: 2000, with --duration as many as it takes up to 1000000]
     #[arg(long, value_name = "N")]
     pub peers: Option<u64>,
     /// Closed loop with this many conversations at once [default: 64]
@@ -232,7 +233,7 @@ pub struct StormArgs {
     /// Make every sync of the own node's disk take this much longer
     #[arg(long, value_name = "TIME")]
     pub fsync_delay: Option<String>,
-    /// Let the own node's disk hang once for this long, from the third second of the load
+    /// Let the own node's disk hang once for this long, from the third second of the load, if it lasts so long
     #[arg(long, value_name = "TIME")]
     pub fsync_hang: Option<String>,
     /// Watch the own node's memory for this long after the load

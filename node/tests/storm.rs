@@ -154,6 +154,39 @@ fn a_storm_that_is_killed_takes_its_node_with_it() {
 }
 
 #[test]
+fn a_node_that_stands_still_shows_in_what_its_control_api_and_ticker_tell() {
+    let place = TempDir::new().unwrap();
+    let mut storm = Begun::begin(place.path(), &["--rate", "20", "--duration", "4s"]);
+    storm.until(" done ");
+    let node = storm.node();
+    kill_process(node, Signal::STOP).unwrap();
+    // Two lines of progress are a second apart.
+    storm.until(" done ");
+    storm.until(" done ");
+    kill_process(node, Signal::CONT).unwrap();
+    let (code, stdout, said) = storm.ended();
+    assert_eq!(code, Some(0), "{stdout} {said}");
+    for (row, slow) in [("Control API:", ["p99 ", "max "]), ("Ticker:", ["p99.9 ", "max "])] {
+        let line = stdout.lines().find(|line| line.starts_with(row)).unwrap();
+        for figure in slow {
+            let (_, figure) = line.split_once(figure).unwrap();
+            let ms: f64 = figure.split_once(" ms").unwrap().0.parse().unwrap();
+            assert!(ms > 500.0, "{line}: {said}");
+        }
+    }
+}
+
+#[test]
+fn a_report_that_cannot_be_kept_is_told_before_the_storm() {
+    let place = TempDir::new().unwrap();
+    let report = place.path().join("not there").join("page.html");
+    let mut command = Home::new().command(["storm", "--report", report.to_str().unwrap()]);
+    let output = command.env("TMPDIR", place.path()).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(output.stdout.is_empty(), "no storm was run: {output:?}");
+}
+
+#[test]
 fn two_hundred_peers_of_every_quick_kind_find_every_promise_kept() {
     let place = TempDir::new().unwrap();
     let page = place.path().join("page.html");
@@ -202,6 +235,24 @@ fn while_the_disk_hangs_trusted_peers_go_on_and_afterwards_all_is_on_it() {
     let known = report["kinds"].as_array().unwrap().iter().find(|row| row["kind"] == "known").cloned().unwrap();
     assert_eq!(known["failed"], 0, "what asks nothing of the disk goes on: {report:#}");
     assert!(report["caught_up_ms"].is_u64(), "{report:#}");
+}
+
+#[test]
+fn a_load_that_ends_before_the_disk_was_to_hang_is_not_made_to_hang() {
+    let place = TempDir::new().unwrap();
+    let arguments = ["--peers", "20", "--concurrency", "4", "--fsync-hang", "20s"];
+    let (code, report, stderr) = storm(&Home::new(), place.path(), &arguments);
+    check(code, &report, &stderr);
+    assert_eq!(report["caught_up_ms"], Value::Null);
+}
+
+#[test]
+fn a_revocation_by_the_operator_that_got_no_answer_may_be_on_the_disk() {
+    let place = TempDir::new().unwrap();
+    let arguments = ["--concurrency", "16", "--duration", "4s", "--churn", "1s", "--mix", "cut=1"];
+    let (code, report, stderr) = storm(&Home::new(), place.path(), &arguments);
+    check(code, &report, &stderr);
+    assert_eq!((&report["latency_us"], &report["cpu_us_per_handshake"]), (&Value::Null, &Value::Null));
 }
 
 #[test]

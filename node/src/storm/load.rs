@@ -30,7 +30,7 @@ use super::kind::{Kind, Mix, scatter};
 use super::ledger::Memory;
 use super::measure::Tally;
 use super::peer::{Conversed, Fault, Group, Peer, Target, key_of};
-use super::plan::Plan;
+use super::plan::{PEERS_MAX, Plan};
 use super::spoof::Spoofers;
 use super::watch::Socket;
 use crate::control::api::ApiError;
@@ -112,9 +112,10 @@ impl Load {
         mute: hostile::MuteCallers,
         control: Option<Socket>,
     ) -> Result<Load, ApiError> {
+        let mut tally = Tally::new()?;
+        tally.open = plan.rate.and(plan.duration_ms).map(Duration::from_millis);
         Ok(Load {
             mix: plan.mix(),
-            plan,
             target,
             callers,
             crowd,
@@ -122,7 +123,8 @@ impl Load {
             control,
             spoofers: None,
             mute,
-            tally: Mutex::new(Tally::new()?),
+            tally: Mutex::new(tally),
+            plan,
             keys: OnceLock::new(),
             began: Mutex::default(),
             trusted: Mutex::default(),
@@ -177,6 +179,11 @@ impl Load {
     /// Honest operations that have begun and not ended.
     pub fn in_flight(&self) -> u64 {
         self.in_flight.iter().map(|count| count.load(Ordering::Relaxed)).sum()
+    }
+
+    /// True when it has ended because it was as long as any may be.
+    pub fn is_full(&self) -> bool {
+        self.plan.peers.is_none() && self.next_operation.load(Ordering::Relaxed) > PEERS_MAX
     }
 
     /// Operations that are to come, where that is known.
@@ -249,7 +256,7 @@ impl Load {
             return None;
         }
         let number = self.next_operation.fetch_add(1, Ordering::Relaxed);
-        if self.plan.peers.unwrap_or(super::plan::PEERS_MAX) > number { Some(number) } else { None }
+        if self.plan.peers.unwrap_or(PEERS_MAX) > number { Some(number) } else { None }
     }
 
     async fn closed_loop(self: &Arc<Load>, began: Instant) {

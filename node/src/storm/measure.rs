@@ -16,12 +16,12 @@ use crate::control::api::{ApiError, ErrorCode};
 
 /// Length of one slot of the course.
 pub const SLOT_MS: u64 = 100;
-/// Slots that are kept: two and a half hours.
+/// Slots that are kept, for what is drawn: two and a half hours.
 const SLOTS_MAX: usize = 90_000;
 /// Different faults that are told apart.
 const FAULTS_MAX: usize = 32;
 /// Longest latency that is told apart: two minutes.
-const LATENCY_US_MAX: u64 = 120_000_000;
+pub const LATENCY_US_MAX: u64 = 120_000_000;
 
 /// A histogram of microseconds, to three digits.
 ///
@@ -43,10 +43,11 @@ pub struct Percentiles {
 }
 
 impl Percentiles {
-    /// Those of a histogram; zeros where it is empty.
-    pub fn of(histogram: &Histogram<u64>) -> Percentiles {
+    /// Those of a histogram; `None` where it is empty.
+    pub fn of(histogram: &Histogram<u64>) -> Option<Percentiles> {
         let at = |quantile| histogram.value_at_quantile(quantile);
-        Percentiles { p50: at(0.5), p90: at(0.9), p99: at(0.99), p999: at(0.999), max: histogram.max() }
+        let found = Percentiles { p50: at(0.5), p90: at(0.9), p99: at(0.99), p999: at(0.999), max: histogram.max() };
+        (!histogram.is_empty()).then_some(found)
     }
 }
 
@@ -85,6 +86,10 @@ pub struct Tally {
     pub serving: Histogram<u64>,
     /// When the last honest conversation was completed.
     pub last: Duration,
+    /// Until when arrivals of an open loop come.
+    pub open: Option<Duration>,
+    /// Honest conversations that were completed until then.
+    pub completed_in_time: u64,
 }
 
 /// What became of connections that hung at one stage.
@@ -116,6 +121,8 @@ impl Tally {
             stages: BTreeMap::new(),
             serving,
             last: Duration::ZERO,
+            open: None,
+            completed_in_time: 0,
         })
     }
 
@@ -130,6 +137,7 @@ impl Tally {
         self.latency.saturating_record(us);
         self.recent.saturating_record(us);
         self.last = self.last.max(at);
+        self.completed_in_time += u64::from(self.open.is_none_or(|open| at <= open));
         if let Some(slot) = self.slot(at) {
             slot.completed += 1;
             slot.slowest_us = slot.slowest_us.max(us);
@@ -156,12 +164,6 @@ impl Tally {
             stage.heard += 1;
             stage.longest_us = stage.longest_us.max(u64::try_from(after.as_micros()).unwrap_or(u64::MAX));
         }
-    }
-
-    /// Honest conversations completed within this time from the start; all of them where the course is not kept.
-    pub fn completed_within(&self, time: Duration) -> u64 {
-        let places = usize::try_from(time.as_millis() / u128::from(SLOT_MS)).unwrap_or(usize::MAX);
-        self.slots.iter().take(places).map(|slot| slot.completed).sum()
     }
 
     fn slot(&mut self, at: Duration) -> Option<&mut Slot> {
@@ -206,13 +208,25 @@ mod tests {
         tally.failed(Kind::New, ms(99_000_000), "late");
         assert_eq!(tally.totals(), Outcomes { completed: 1_000, failed: 2 });
         let percentiles = Percentiles::of(&tally.latency);
-        assert_eq!(percentiles, Percentiles { p50: 500, p90: 900, p99: 990, p999: 999, max: 1_000 });
+        assert_eq!(percentiles, Some(Percentiles { p50: 500, p90: 900, p99: 990, p999: 999, max: 1_000 }));
+        assert_eq!(Percentiles::of(&tally.serving), None);
         assert_eq!(tally.last, ms(1_000));
         assert_eq!(tally.slots.len(), 11);
         assert_eq!(tally.slots[0].completed, 99);
         assert_eq!(tally.slots[2].failed, 1);
         assert_eq!(tally.slots[10].slowest_us, 1_000);
         assert_eq!(tally.faults["slow: still connected"], 1);
+    }
+
+    #[test]
+    fn an_open_loop_counts_what_came_in_time_however_long_it_is() {
+        let mut tally = Tally::new().unwrap();
+        let hours = |hours: u64| Duration::from_secs(3_600 * hours);
+        tally.open = Some(hours(4));
+        for at in [1, 3, 4, 5].map(hours) {
+            tally.completed(Kind::New, at, ms(1));
+        }
+        assert_eq!((tally.completed_in_time, tally.totals().completed), (3, 4));
     }
 
     #[test]

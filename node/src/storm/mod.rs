@@ -3,7 +3,7 @@
 //! ```text
 //! kind, arrivals   what is done and when: pure, from a seed      peer, hostile, mute   who does it
 //! plan             flags over a scenario over defaults           load                  closed and open loop
-//! own_node         another process on a directory of its own     watch                 progress, heartbeat
+//! own_node         another process on a directory of its own     watch, lateness       progress, heartbeat
 //! ledger           promised and held, compared: pure             report, page          what is said of it
 //! interrupt        the operator's signals
 //! ```
@@ -19,6 +19,7 @@ mod cut;
 pub mod hostile;
 mod interrupt;
 pub mod kind;
+mod lateness;
 pub mod ledger;
 pub mod load;
 pub mod measure;
@@ -144,6 +145,9 @@ async fn storm(
     let hangs = own.as_ref().filter(|_| plan.fsync_hang_ms > 0).map(|own| tokio::spawn(hang(load.clone(), own.gate())));
     let ended = run_load(&load, &mut own).await;
     let mut seen = watch.end();
+    if load.is_full() {
+        output.aside(&format!("The load ended before its time: it had begun {} operations.", plan::PEERS_MAX));
+    }
     if let (Some(hangs), Some(seen)) = (hangs, &mut seen) {
         seen.hang_ended = hangs.await.ok().flatten();
     }
@@ -203,9 +207,10 @@ fn introduce(plan: &Plan, target: &Target, own: Option<&OwnNode>, output: Output
     output.aside(&format!("Storm: {much}, {shape}, {}; against {whom}. Seed {}.", plan.mix, plan.seed));
 }
 
-/// Lets the disk hang once. Returns when that was over, in milliseconds from the start of the load.
+/// Lets the disk hang once, unless the load is over before. Returns when that was over, in milliseconds from the start
+/// of the load.
 async fn hang(load: Arc<Load>, gate: PathBuf) -> Option<u64> {
-    tokio::time::sleep(HANG_AFTER).await;
+    timeout(HANG_AFTER, load.until_stopped()).await.err()?;
     std::fs::File::create_new(&gate).ok()?;
     tokio::time::sleep(Duration::from_millis(load.plan.fsync_hang_ms)).await;
     std::fs::remove_file(&gate).ok()?;

@@ -69,6 +69,7 @@ fn head(report: &Report, detail: &Detail) -> String {
             (report.wrong, "wrong"),
             (report.leaked_slots, "leaked slots"),
             (report.stuck, "stuck"),
+            (report.unanswered, "unanswered"),
         ];
         let broken: Vec<String> =
             found.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect();
@@ -93,15 +94,15 @@ fn head(report: &Report, detail: &Detail) -> String {
 }
 
 fn tiles(report: &Report) -> String {
-    let latency = &report.latency_us;
     let mut tiles = vec![
         (report.completed.to_string(), "handshakes", false),
         (format!("{:.0}/s", report.rate_per_s), "rate", false),
-        (milliseconds(latency.p50), "p50 latency", false),
-        (milliseconds(latency.p99), "p99 latency", false),
-        (milliseconds(latency.max), "slowest", false),
         (report.failed.to_string(), "failed", report.failed > 0),
     ];
+    if let Some(latency) = &report.latency_us {
+        let figures = [(latency.p50, "p50 latency"), (latency.p99, "p99 latency"), (latency.max, "slowest")];
+        tiles.extend(figures.map(|(us, name)| (milliseconds(us), name, false)));
+    }
     if let Some(cpu) = report.cpu_us_per_handshake {
         tiles.push((format!("{cpu:.0} us"), "processor, both ends", false));
     }
@@ -230,8 +231,8 @@ fn outcomes(report: &Report) -> String {
             share(of_kind.failed),
             of_kind.completed,
             of_kind.failed,
-            milliseconds(of_kind.latency_us.p50),
-            milliseconds(of_kind.latency_us.p99),
+            of_kind.latency_us.map_or_else(String::new, |latency| milliseconds(latency.p50)),
+            of_kind.latency_us.map_or_else(String::new, |latency| milliseconds(latency.p99)),
         );
     }
     html.push_str("</table>\n");

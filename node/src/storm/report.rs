@@ -23,9 +23,10 @@ pub struct Report {
     #[serde(default)]
     pub not_sent: u64,
     pub rate_per_s: f64,
-    /// Of completed handshakes; in an open loop from the intended start.
-    pub latency_us: Percentiles,
-    /// User and system time of the storm and its own node together; absent where the node is somebody else's.
+    /// Of completed handshakes; in an open loop from the intended start. Absent without any.
+    pub latency_us: Option<Percentiles>,
+    /// User and system time of the storm and its own node together; absent where the node is somebody else's, and where
+    /// no handshake was completed.
     pub cpu_us_per_handshake: Option<f64>,
     /// Acknowledged statements of both ends that were found in the node's records afterwards.
     pub durable: u64,
@@ -35,9 +36,16 @@ pub struct Report {
     pub leaked_slots: u64,
     /// Operations and sessions that did not come to an end.
     pub stuck: u64,
-    /// How late the node's control API answered; absent where the node is somebody else's.
+    /// Of somebody else's node: peers to whom it had made a promise and that it did not answer when they asked again.
+    #[serde(default)]
+    pub unanswered: u64,
+    /// How late the node's control API answered; absent where the node is somebody else's, or never answered.
     pub heartbeat_lag_us: Option<Percentiles>,
-    /// How late a 10-ms ticker of the node's control thread was; absent where the node is somebody else's.
+    /// How often it did not; absent where the node is somebody else's.
+    #[serde(default)]
+    pub heartbeats_missed: Option<u64>,
+    /// How late a 10-ms ticker of the node's control thread was; absent where the node is somebody else's, or in a run
+    /// that is too short for it.
     #[serde(default)]
     pub ticker_drift_us: Option<Percentiles>,
     /// How long sessions went on serving once the operator's revocation had been asked for; absent without such.
@@ -65,7 +73,8 @@ pub struct KindReport {
     pub kind: Kind,
     pub completed: u64,
     pub failed: u64,
-    pub latency_us: Percentiles,
+    /// Absent where none was completed.
+    pub latency_us: Option<Percentiles>,
 }
 
 /// Connections that hung at one stage.
@@ -93,10 +102,11 @@ pub struct Detail {
     pub faults: Vec<(String, u64)>,
     pub slots: Vec<Slot>,
     pub beats: Vec<Beat>,
-    pub missed_beats: u64,
     /// Latency at each of [`CURVE`].
     pub curve: Vec<(f64, u64)>,
     pub starts: u64,
+    /// Whether the own node's disk has hung.
+    pub hung: bool,
     /// How the truth was found.
     pub checked: String,
 }
@@ -111,6 +121,8 @@ pub struct Remains {
     pub slots: u64,
     pub sessions: u64,
     pub operations: u64,
+    /// Peers with a promise about which nobody answered.
+    pub unanswered: u64,
     /// Resident bytes of the node.
     pub memory: u64,
 }
@@ -129,25 +141,27 @@ impl Report {
         // In an open loop the load is over at a given time; those that come in later are late.
         let open_ms = plan.duration_ms.filter(|ms| plan.rate.is_some() && Duration::from_millis(*ms) < tally.last);
         let (in_time, seconds) = match open_ms.map(Duration::from_millis) {
-            Some(open) => (tally.completed_within(open), open.as_secs_f64()),
+            Some(open) => (tally.completed_in_time, open.as_secs_f64()),
             None => (totals.completed, tally.last.as_secs_f64()),
         };
-        let per_handshake = |us: u64| round(us as f64 / totals.completed.max(1) as f64, 1);
+        let per_handshake = |us: u64| round(us as f64 / totals.completed as f64, 1);
         Report {
             completed: totals.completed,
             failed: totals.failed,
             not_sent: tally.not_sent,
             rate_per_s: if seconds > 0.0 { round(in_time as f64 / seconds, 1) } else { 0.0 },
             latency_us: Percentiles::of(&tally.latency),
-            cpu_us_per_handshake: cpu_us.map(per_handshake),
+            cpu_us_per_handshake: cpu_us.filter(|_| totals.completed > 0).map(per_handshake),
             durable: truth.durable,
             lost: truth.lost,
             wrong: truth.wrong,
             leaked_slots: remains.slots,
             stuck: remains.operations + remains.sessions,
-            heartbeat_lag_us: seen.map(|seen| Percentiles::of(&seen.lag)),
-            ticker_drift_us: seen.map(|seen| Percentiles::of(&seen.drift)),
-            serving_us: (!tally.serving.is_empty()).then(|| Percentiles::of(&tally.serving)),
+            unanswered: remains.unanswered,
+            heartbeat_lag_us: seen.and_then(Seen::lag),
+            heartbeats_missed: seen.map(|seen| seen.missed),
+            ticker_drift_us: seen.and_then(Seen::drift),
+            serving_us: Percentiles::of(&tally.serving),
             caught_up_ms: seen.and_then(Seen::caught_up_ms),
             hung: tally
                 .stages
@@ -169,13 +183,15 @@ impl Report {
         }
     }
 
-    /// True when nothing that the node promised was broken, and not everything failed.
+    /// True when nothing that the node promised was broken, it could be asked for it, and not everything failed.
     pub fn is_good(&self) -> bool {
+        let is_any_completed = self.completed > 0 || self.kinds.iter().any(|kind| kind.completed > 0);
         self.lost == 0
             && self.wrong == 0
             && self.leaked_slots == 0
             && self.stuck == 0
-            && (self.completed > 0 || self.failed == 0)
+            && (self.durable > 0 || self.unanswered == 0)
+            && (is_any_completed || self.failed == 0)
     }
 }
 
@@ -201,9 +217,9 @@ impl Detail {
             faults,
             slots: tally.slots.clone(),
             beats: seen.map(|seen| seen.beats.clone()).unwrap_or_default(),
-            missed_beats: seen.map_or(0, |seen| seen.missed),
             curve: CURVE.iter().map(|quantile| (*quantile, tally.latency.value_at_quantile(*quantile))).collect(),
             starts,
+            hung: seen.is_some_and(|seen| seen.hang_ended.is_some()),
             checked,
         }
     }
@@ -218,7 +234,8 @@ fn round(value: f64, digits: i32) -> f64 {
 fn watched(report: &Report, detail: &Detail) -> Vec<(&'static str, String)> {
     let mut rows = Vec::new();
     if let Some(lag) = &report.heartbeat_lag_us {
-        let missed = if detail.missed_beats > 0 { format!(", {} missed", detail.missed_beats) } else { String::new() };
+        let missed = report.heartbeats_missed.filter(|missed| *missed > 0);
+        let missed = missed.map_or_else(String::new, |missed| format!(", {missed} missed"));
         rows.push((
             "Control API",
             format!(
@@ -251,7 +268,8 @@ fn watched(report: &Report, detail: &Detail) -> Vec<(&'static str, String)> {
     }
     if report.options.fsync_hang_ms > 0 {
         let after = report.caught_up_ms.map_or("never".to_owned(), |ms| format!("{ms} ms after it"));
-        rows.push(("Disk", format!("hung for {} ms; all was on it {after}", report.options.fsync_hang_ms)));
+        let hung = format!("hung for {} ms; all was on it {after}", report.options.fsync_hang_ms);
+        rows.push(("Disk", if detail.hung { hung } else { "did not hang: the load was over before".to_owned() }));
     }
     for HungReport { stage, count, heard, longest_us } in &report.hung {
         let longest = milliseconds(*longest_us);
@@ -262,11 +280,10 @@ fn watched(report: &Report, detail: &Detail) -> Vec<(&'static str, String)> {
 
 /// The table for people.
 pub fn text(report: &Report, detail: &Detail) -> String {
-    let latency = &report.latency_us;
-    let mut rows = vec![
-        ("Handshakes", handshakes(report, detail)),
-        ("Rate", format!("{:.0} a second", report.rate_per_s)),
-        (
+    let mut rows =
+        vec![("Handshakes", handshakes(report, detail)), ("Rate", format!("{:.0} a second", report.rate_per_s))];
+    if let Some(latency) = &report.latency_us {
+        rows.push((
             "Latency",
             format!(
                 "p50 {}, p90 {}, p99 {}, p99.9 {}, max {}",
@@ -276,34 +293,28 @@ pub fn text(report: &Report, detail: &Detail) -> String {
                 milliseconds(latency.p999),
                 milliseconds(latency.max)
             ),
-        ),
-    ];
+        ));
+    }
     if let Some(cpu) = report.cpu_us_per_handshake {
         rows.push(("Processor", format!("{cpu:.0} us a handshake, both ends")));
     }
     rows.extend(watched(report, detail));
     for of_kind in report.kinds.iter().filter(|_| report.kinds.len() > 1) {
-        let latency = &of_kind.latency_us;
-        rows.push((
-            "",
-            format!(
-                "{:<8} {} completed, {} failed, p50 {}, p99 {}",
-                of_kind.kind.as_str(),
-                of_kind.completed,
-                of_kind.failed,
-                milliseconds(latency.p50),
-                milliseconds(latency.p99)
-            ),
-        ));
+        let latency = of_kind.latency_us.map_or_else(String::new, |latency| {
+            format!(", p50 {}, p99 {}", milliseconds(latency.p50), milliseconds(latency.p99))
+        });
+        let KindReport { kind, completed, failed, .. } = of_kind;
+        rows.push(("", format!("{:<8} {completed} completed, {failed} failed{latency}", kind.as_str())));
     }
     for (fault, count) in detail.faults.iter().take(8) {
         rows.push(("Failed", format!("{count} x {fault}")));
     }
     rows.push(("Durable", format!("{} acknowledged statements found ({})", report.durable, detail.checked)));
+    let unanswered = if report.unanswered > 0 { format!(", {} unanswered", report.unanswered) } else { String::new() };
     rows.push((
         "Truth",
         format!(
-            "{} lost, {} wrong, {} leaked slots, {} stuck: {}",
+            "{} lost, {} wrong, {} leaked slots, {} stuck{unanswered}: {}",
             report.lost,
             report.wrong,
             report.leaked_slots,
@@ -334,7 +345,7 @@ struct Line {
 
 /// Two reports beside each other.
 pub fn comparison(a: &Report, b: &Report) -> String {
-    let us = |report: &Report, pick: fn(&Percentiles) -> u64| Some(pick(&report.latency_us) as f64 / 1_000.0);
+    let us = |report: &Report, pick: fn(&Percentiles) -> u64| Some(pick(report.latency_us.as_ref()?) as f64 / 1_000.0);
     let count = |a: u64, b: u64, name| Line { name, a: Some(a as f64), b: Some(b as f64), unit: "" };
     let lag = |report: &Report| report.heartbeat_lag_us.map(|lag| lag.p99 as f64 / 1_000.0);
     let drift = |report: &Report| report.ticker_drift_us.map(|drift| drift.p999 as f64 / 1_000.0);
@@ -395,9 +406,33 @@ mod tests {
         let good = report(0, 1);
         assert_eq!((good.completed, good.failed, good.rate_per_s), (1_000, 1, 500.0));
         assert_eq!(good.cpu_us_per_handshake, Some(600.0));
-        assert_eq!(good.latency_us.p99, 990);
+        assert_eq!(good.latency_us.map(|latency| latency.p99), Some(990));
         assert!(good.is_good());
         assert!(!report(1, 1).is_good());
+    }
+
+    #[test]
+    fn promises_that_nobody_answers_for_are_not_good() {
+        let good = report(0, 1);
+        assert!(Report { unanswered: 7, ..good.clone() }.is_good(), "the others have answered");
+        let silent = Report { unanswered: 7, durable: 0, ..good };
+        assert!(!silent.is_good());
+        let detail = Detail::of(&Tally::new().unwrap(), None, 0, "0 of 7 peers asked again".into());
+        assert!(text(&silent, &detail).contains("0 stuck, 7 unanswered: NOT GOOD"));
+    }
+
+    #[test]
+    fn what_was_not_measured_is_no_figure() {
+        let plan = Plan::of(Wishes { mix: Some("cut=1".into()), ..Wishes::default() }, None, true, 4).unwrap();
+        let mut tally = Tally::new().unwrap();
+        tally.failed(Kind::Cut, Duration::from_millis(5), "refused");
+        let report = |tally: &Tally| Report::of(&plan, tally, Truth::default(), Remains::default(), None, Some(1_000));
+        let none = report(&tally);
+        assert_eq!((none.latency_us, none.cpu_us_per_handshake, none.kinds[0].latency_us), (None, None, None));
+        assert!(!none.is_good(), "everything failed");
+        assert!(!text(&none, &Detail::of(&tally, None, 1, String::new())).contains(" ms"));
+        tally.completed(Kind::Cut, Duration::from_millis(9), Duration::from_millis(3));
+        assert!(report(&tally).is_good(), "no handshake, and not nothing");
     }
 
     #[test]

@@ -2,8 +2,9 @@
 //! itself through its control socket.
 //!
 //! A *beat* asks the node for its status every [`BEAT_EVERY`]; its lag is how long after the intended moment the answer
-//! was there. That is what an operator would have waited. A beat that costs more comes more seldom, so that watching
-//! stays under a tenth of the control thread's time.
+//! was there, however often it was asked for until then. That is what an operator would have waited. Beats that cost more
+//! come more seldom, so that watching stays under a tenth of the control thread's time. Beats and ticks that the node let
+//! nobody ask for count as late as they would have been ([`super::lateness`]).
 //!
 //! Invariants (BOUND): [`BEATS_MAX`] beats are kept; older ones stay in the histogram.
 
@@ -20,19 +21,21 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, sleep_until};
 
+use super::lateness::{Answers, micros, record_late};
 use super::load::{Load, locked};
 use super::measure::{Percentiles, histogram};
 use super::own_node::resident_bytes;
 use crate::control::api::{ApiError, ErrorCode, HeartbeatReply, StatusReply};
 use crate::control::client::{Client, REPLY_TIMEOUT};
+use crate::control::heartbeat::TICK;
 
 /// How often the node is asked how it is.
 const BEAT_EVERY: Duration = Duration::from_millis(50);
-/// Ticks of the node's control thread that are asked for at once: a second of them.
-const TICKS_AT_ONCE: u32 = 100;
+/// Ticks of the node's control thread that are asked for at once: a quarter of a second of them.
+const TICKS_AT_ONCE: u32 = 25;
 /// Beats that are kept for the course.
 const BEATS_MAX: usize = 20_000;
-/// How long one answer may take.
+/// After what time a beat is asked for anew.
 const BEAT_PATIENCE: Duration = Duration::from_secs(5);
 /// Between two lines of progress.
 const LINE_EVERY: Duration = Duration::from_secs(1);
@@ -55,12 +58,16 @@ pub struct Beat {
 
 /// What was seen.
 pub struct Seen {
-    pub lag: Histogram<u64>,
+    lag: Answers,
     /// How late each tick of the node's control thread was.
-    pub drift: Histogram<u64>,
+    drift: Histogram<u64>,
     pub beats: Vec<Beat>,
-    /// Beats without an answer.
+    /// Questions of a beat without an answer.
     pub missed: u64,
+    /// The beat that is being waited for, from its intended moment.
+    beat: Option<Instant>,
+    /// When the ticks that are being waited for were asked for.
+    ticks: Option<Instant>,
     /// Resident bytes of the node: at the first beat, and at most.
     pub memory: Option<(u64, u64)>,
     /// When the disk had hung, in milliseconds from the start of the load.
@@ -68,6 +75,39 @@ pub struct Seen {
 }
 
 impl Seen {
+    fn new() -> Result<Seen, ApiError> {
+        let (lag, drift) = (Answers::new(histogram()?, BEAT_EVERY), histogram()?);
+        let (beats, missed, memory, hang_ended) = (Vec::new(), 0, None, None);
+        Ok(Seen { lag, drift, beats, missed, beat: None, ticks: None, memory, hang_ended })
+    }
+
+    /// How late the node answered.
+    pub fn lag(&self) -> Option<Percentiles> {
+        Percentiles::of(&self.lag.late)
+    }
+
+    /// How late the ticks of its control thread were.
+    pub fn drift(&self) -> Option<Percentiles> {
+        Percentiles::of(&self.drift)
+    }
+
+    /// The ticks that were asked for do not come, or nobody waits for them any more.
+    fn no_ticks(&mut self) {
+        let Some(asked) = self.ticks.take() else { return };
+        let late = asked.elapsed().saturating_sub(TICK * TICKS_AT_ONCE);
+        if late > TICK {
+            record_late(&mut self.drift, late, TICK);
+        }
+    }
+
+    /// Nobody looks any more.
+    fn end(&mut self) {
+        self.no_ticks();
+        if let Some(intended) = self.beat.take() {
+            self.lag.given_up(intended.elapsed());
+        }
+    }
+
     /// How long after the disk had hung everything was on it that had waited for it.
     pub fn caught_up_ms(&self) -> Option<u64> {
         let ended = self.hang_ended?;
@@ -89,8 +129,21 @@ pub enum Progress {
 /// The watching thread.
 pub struct Watch {
     seen: Arc<Mutex<Seen>>,
-    thread: JoinHandle<()>,
+    thread: Thread,
+}
+
+/// Ends when this drops.
+struct Thread {
+    thread: Option<JoinHandle<()>>,
     end: Arc<tokio::sync::Notify>,
+}
+
+impl Drop for Thread {
+    fn drop(&mut self) {
+        self.end.notify_one();
+        // A thread that died has said so.
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
 }
 
 /// What one node says of itself.
@@ -109,7 +162,7 @@ impl Socket {
 
     /// Its status; `None` when it does not answer.
     pub async fn status(&self) -> Option<StatusReply> {
-        self.get("/v1/status").await
+        tokio::time::timeout(BEAT_PATIENCE, self.get("/v1/status")).await.ok().flatten()
     }
 
     /// Asks for a change; `None` when it is refused or not answered.
@@ -119,11 +172,8 @@ impl Socket {
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Option<T> {
-        let asked = async {
-            let client = Client::connect(&self.control, &self.data_dir).await.ok()?;
-            client.get(path).await.ok()
-        };
-        tokio::time::timeout(BEAT_PATIENCE, asked).await.ok().flatten()
+        let client = Client::connect(&self.control, &self.data_dir).await.ok()?;
+        client.get(path).await.ok()
     }
 }
 
@@ -136,9 +186,7 @@ impl Watch {
         let no_thread = |error: std::io::Error| {
             ApiError::new(ErrorCode::Failure, format!("The system gives no thread for watching: {error}."))
         };
-        let (lag, drift) = (histogram()?, histogram()?);
-        let seen =
-            Arc::new(Mutex::new(Seen { lag, drift, beats: Vec::new(), missed: 0, memory: None, hang_ended: None }));
+        let seen = Arc::new(Mutex::new(Seen::new()?));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(no_thread)?;
         let end = Arc::new(tokio::sync::Notify::new());
         let (kept, ended) = (seen.clone(), end.clone());
@@ -164,28 +212,36 @@ impl Watch {
                 shown.end();
             });
         });
-        Ok(Watch { seen, thread: thread.map_err(no_thread)?, end })
+        Ok(Watch { seen, thread: Thread { thread: Some(thread.map_err(no_thread)?), end } })
     }
 
     /// Ends watching, and tells what was seen.
     pub fn end(self) -> Option<Seen> {
-        self.end.notify_one();
-        // A thread that died has said so.
-        let _ = self.thread.join();
-        Arc::into_inner(self.seen).map(|seen| seen.into_inner().unwrap_or_else(PoisonError::into_inner))
+        let Watch { seen, thread } = self;
+        drop(thread);
+        let mut seen = Arc::into_inner(seen)?.into_inner().unwrap_or_else(PoisonError::into_inner);
+        seen.end();
+        Some(seen)
     }
 }
 
-/// Has the node's control thread tick, a second at a time.
+/// Has the node's control thread tick, some at a time.
 async fn listen_again_and_again(socket: &Socket, seen: &Mutex<Seen>) {
     loop {
+        locked(seen).ticks = Some(Instant::now());
         match socket.get::<HeartbeatReply>(&format!("/v1/heartbeat?ticks={TICKS_AT_ONCE}")).await {
             Some(heartbeat) => {
                 let mut seen = locked(seen);
-                heartbeat.late_us.iter().for_each(|late_us| seen.drift.saturating_record(*late_us));
+                seen.ticks = None;
+                for late_us in heartbeat.late_us {
+                    record_late(&mut seen.drift, Duration::from_micros(late_us), TICK);
+                }
             }
             // Counted where its status is asked for.
-            None => tokio::time::sleep(BEAT_EVERY).await,
+            None => {
+                locked(seen).no_ticks();
+                tokio::time::sleep(BEAT_EVERY).await;
+            }
         }
     }
 }
@@ -194,35 +250,33 @@ async fn beat_again_and_again(load: &Load, socket: &Socket, seen: &Mutex<Seen>) 
     let mut intended = Instant::now();
     loop {
         sleep_until(intended).await;
-        let status = socket.status().await;
-        let lag = intended.elapsed();
-        {
-            let resident = socket.resident_bytes();
-            let mut seen = locked(seen);
-            if let Some(now) = resident {
-                seen.memory = Some(seen.memory.map_or((now, now), |(first, most)| (first, most.max(now))));
+        locked(seen).beat = Some(intended);
+        let status = loop {
+            match socket.status().await {
+                Some(status) => break status,
+                None => locked(seen).missed += 1,
             }
-            match status {
-                Some(status) => {
-                    let lag_us = u64::try_from(lag.as_micros()).unwrap_or(u64::MAX);
-                    seen.lag.saturating_record(lag_us);
-                    if seen.beats.len() < BEATS_MAX {
-                        seen.beats.push(Beat {
-                            at_ms: u64::try_from(load.elapsed().as_millis()).unwrap_or(u64::MAX),
-                            lag_us,
-                            durable: status.durable_revision,
-                            waiting: status.revision.saturating_sub(status.durable_revision),
-                            half_open: status.counts.half_open,
-                            under_way: status.counts.under_way,
-                            memory: resident.unwrap_or_default(),
-                            sessions: status.counts.sessions,
-                        });
-                    }
-                }
-                None => seen.missed += 1,
-            }
+            tokio::time::sleep(BEAT_EVERY).await;
+        };
+        let (lag, resident) = (intended.elapsed(), socket.resident_bytes());
+        let mut seen = locked(seen);
+        seen.beat = None;
+        if let Some(now) = resident {
+            seen.memory = Some(seen.memory.map_or((now, now), |(first, most)| (first, most.max(now))));
         }
-        let rest = (lag * 9).min(BEAT_EVERY * 20);
+        let rest = seen.lag.answered(lag);
+        if seen.beats.len() < BEATS_MAX {
+            seen.beats.push(Beat {
+                at_ms: u64::try_from(load.elapsed().as_millis()).unwrap_or(u64::MAX),
+                lag_us: micros(lag),
+                durable: status.durable_revision,
+                waiting: status.revision.saturating_sub(status.durable_revision),
+                half_open: status.counts.half_open,
+                under_way: status.counts.under_way,
+                memory: resident.unwrap_or_default(),
+                sessions: status.counts.sessions,
+            });
+        }
         intended = (intended + BEAT_EVERY).max(Instant::now() + rest);
     }
 }
@@ -259,11 +313,12 @@ impl Shown {
                 tally.recent.reset();
                 (tally.totals(), recent)
             };
+            let recent = recent.map_or_else(String::new, |recent| {
+                format!("p50 {}  p99 {}  ", milliseconds(recent.p50), milliseconds(recent.p99))
+            });
             let line = format!(
-                "{}/s  p50 {}  p99 {}  in flight {}  errors {}",
+                "{}/s  {recent}in flight {}  errors {}",
                 totals.completed - before,
-                milliseconds(recent.p50),
-                milliseconds(recent.p99),
                 load.in_flight(),
                 totals.failed
             );
