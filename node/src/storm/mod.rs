@@ -173,7 +173,11 @@ async fn storm(
             let truth = truth::of_own_node(&own, &memories).await?;
             (truth, "after kill -9 and recovery".to_owned())
         }
-        None => truth::of_remote(plan, &target, &memories).await?,
+        None => {
+            let asked = truth::of_remote(plan, target, &memories).await?;
+            remains.unanswered = asked.unanswered;
+            (asked.truth, asked.checked)
+        }
     };
     interrupted.abort();
     let tally = locked(&load.tally);
