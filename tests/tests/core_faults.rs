@@ -129,28 +129,50 @@ fn every_operation_fails_for_ever() {
     report("checkpoint, for ever", &sweep(checkpoint, u64::MAX));
 }
 
+/// How a run has left its files.
+enum Left {
+    /// By a stop.
+    Stopped,
+    /// By a power cut that tore an append, while the floor was in use.
+    Torn,
+    /// By a power cut that tore the first append after a stop, before the floor was written again.
+    TornAtRest,
+}
+
+/// What a power cut leaves of an append whose sync fails: every other sector of its frame.
+fn torn(disk: &SimDisk, rig: &mut Rig<SimDisk>) -> std::collections::BTreeMap<String, Vec<u8>> {
+    rig.put(2, &[5; 1_500]);
+    let plan = FaultPlan { from: 0, count: 1, fault: Fault::Error(DiskErrorKind::Io), only: None };
+    disk.set_faults(Some(FaultPlan { only: Some(handfast_trust::DiskOp::Sync), ..plan }));
+    rig.step();
+    disk.crash_point().image(|effect| effect % 2 == 1)
+}
+
 #[test]
 fn recovery_fails_at_every_operation_and_succeeds_afterwards() {
     let mut runs = 0;
-    // As a clean stop has left them, and as a power cut has, with a torn tail.
-    for torn in [false, true] {
+    for left in [Left::Stopped, Left::Torn, Left::TornAtRest] {
         let disk = SimDisk::default();
         let mut rig = Rig::on(&disk);
         normal(&mut rig, &mut |_| ());
         rig.put(1, &[4; 1_500]);
         let mut expected = rig.records();
-        let files = if torn {
-            rig.settle(CATCH_UP);
-            expected = rig.records();
-            rig.put(2, &[5; 1_500]);
-            let plan = FaultPlan { from: 0, count: 1, fault: Fault::Error(DiskErrorKind::Io), only: None };
-            disk.set_faults(Some(FaultPlan { only: Some(handfast_trust::DiskOp::Sync), ..plan }));
-            rig.step();
-            // Of the frame that failed to be synced, every other sector is there.
-            disk.crash_point().image(|effect| effect % 2 == 1)
-        } else {
-            rig.stop();
-            disk.crash_point().image(|_| false)
+        let files = match left {
+            Left::Stopped => {
+                rig.stop();
+                disk.crash_point().image(|_| false)
+            }
+            Left::Torn => {
+                rig.settle(CATCH_UP);
+                expected = rig.records();
+                torn(&disk, &mut rig)
+            }
+            Left::TornAtRest => {
+                rig.stop();
+                let disk = SimDisk::of(disk.crash_point().image(|_| false), 512);
+                let mut rig = Rig::open(disk.clone(), 7, SMALL).unwrap();
+                torn(&disk, &mut rig)
+            }
         };
         for fault in faults() {
             for count in [1, u64::MAX] {

@@ -68,7 +68,7 @@ fn running<R: Record, M: Medium>(mut medium: M) -> (Store<R>, handfast_trust::Dr
     (opened.store, DrainerThread::spawn(drainer, clock).unwrap())
 }
 
-/// A medium that panics at the first sync of the directory after it was armed.
+/// A medium that panics when the floor is first written.
 struct Panicking(SimDisk);
 
 impl Medium for Panicking {

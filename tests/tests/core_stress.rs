@@ -12,11 +12,12 @@ use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use handfast_trust::sim::{Blob, RigBlob, SimClock, rig_site};
+use handfast_trust::sim::{Blob, RIG_OWNER, RigBlob};
 use handfast_trust::{
-    Clock, Drainer, DrainerHandle, DrainerThread, Floor, RealDir, Revision, Site, Store, Tuning, Urgency, create, open,
+    Clock, Drainer, DrainerHandle, DrainerThread, Floor, Monotonic, RealDir, Revision, Site, Store, Tuning, Urgency,
+    create, open,
 };
 
 type Sessions = Blob<3>;
@@ -42,12 +43,22 @@ struct Running {
     drainer: DrainerHandle,
 }
 
-fn site(clock: &Arc<SimClock>) -> Site {
-    rig_site(clock, 1, Tuning { checkpoint_bytes_min: 20_000, batch_bytes_max: 2_000, ..Tuning::default() })
+/// Time as it passes, so that what waits for a moment comes.
+struct Passing(Instant);
+
+impl Clock for Passing {
+    fn now(&self) -> Monotonic {
+        Monotonic(self.0.elapsed())
+    }
+}
+
+fn site(clock: &Arc<dyn Clock>) -> Site {
+    let tuning = Tuning { checkpoint_bytes_min: 20_000, batch_bytes_max: 2_000, ..Tuning::default() };
+    Site::new(RIG_OWNER, [1; 32], clock.clone()).with_tuning(tuning)
 }
 
 fn start(directory: &Path, fresh: bool) -> Running {
-    let clock = Arc::new(SimClock::default());
+    let clock: Arc<dyn Clock> = Arc::new(Passing(Instant::now()));
     let site = site(&clock);
     let mut medium = RealDir::open(directory).unwrap();
     if fresh {
@@ -61,7 +72,6 @@ fn start(directory: &Path, fresh: bool) -> Running {
     let mut drainer = Drainer::new(medium, &site, floor);
     drainer.add(trust.log);
     drainer.add(sessions.log);
-    let clock: Arc<dyn Clock> = clock;
     Running { trust: trust.store, sessions: sessions.store, drainer: DrainerThread::spawn(drainer, clock).unwrap() }
 }
 
@@ -119,6 +129,21 @@ fn what_a_thread_knows_to_be_durable_is_there_after_the_end() {
             assert_eq!(found, Some(value), "{key} at {revision}");
         }
     }
+}
+
+#[test]
+fn what_nobody_waits_for_is_written_in_its_time() {
+    let directory = tempfile::Builder::new().permissions(Permissions::from_mode(0o700)).tempdir().unwrap();
+    let running = start(directory.path(), true);
+    for urgency in [Urgency::Critical, Urgency::Lazy, Urgency::Critical] {
+        let ((), revision) = running.trust.write(|table| table.put(1, Blob(vec![urgency as u8; 40]), urgency));
+        let given_up = Instant::now() + Duration::from_secs(120);
+        while running.trust.durable().current() < revision {
+            assert!(Instant::now() < given_up, "{urgency:?}: not written");
+            std::thread::yield_now();
+        }
+    }
+    assert_eq!(running.drainer.stop(), handfast_trust::FinalReport::default());
 }
 
 #[test]

@@ -12,7 +12,7 @@
 //!   48  16  file id: random, new for every file
 //!   64   8  base revision: that of the file before, when this one was begun
 //!   72  32  previous chain head: digest of the last frame of the file before, or zeros
-//!   104  8  zero
+//!   104  8  order seed: the order of the records in this file, which a table that is read from it takes over
 //!   112 16  checksum: first 16 bytes of BLAKE3 of bytes 0..112
 //!
 //! frame

@@ -80,10 +80,10 @@ impl FileKind {
         matches!(self, Self::Peers | Self::Sessions)
     }
 
-    /// Whether the `floor` file holds a revision of this kind.
+    /// Whether the `floor` file holds a revision of this kind: what may be lost needs none.
     #[must_use]
     pub const fn has_floor(self) -> bool {
-        matches!(self, Self::Trust | Self::Invites)
+        !self.safe_to_lose()
     }
 
     /// The kind with this number.

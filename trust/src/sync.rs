@@ -1,9 +1,10 @@
 //! The only file that names a lock, a condition variable or a channel.
 //!
-//! Everything of this crate that threads share goes through the types below, so that a model checker can take their
-//! place (`cfg(handfast_loom)`, see `loom_models`) without a change elsewhere. Access to a lock is by closure: no guard leaves this file.
+//! What the store, its drainer, their waiters and the table of passes share goes through the types below, so that a model
+//! checker can take their place (`cfg(handfast_loom)`, see `loom_models`) without a change elsewhere. (Counters of the rules and
+//! the maps of networks, which no model has, are the standard library's and papaya's.) Access to a lock is by closure: no guard leaves this file.
 //!
-//! A panic inside a lock ends the process at once: a table that was left half changed must not be read, and a node
+//! A panic inside a lock ends the process before the lock is released: a table that was left half changed must not be read, and a node
 //! that cannot persist must not go on.
 //!
 //! Not here: what the locks protect.
