@@ -172,8 +172,8 @@ impl Book {
         !self.policy.deny.is_empty() && self.policy.deny.contains(peer)
     }
 
-    /// Whether `peer` may pass. Lock-free, except for the first refusal because of an end, which records it; see
-    /// [`crate::authorise`].
+    /// Whether `peer` may pass. Lock-free, except for a refusal because of an end, which records it the first time, or of a
+    /// membership, which looks whether there is something to record; see [`crate::authorise`].
     ///
     /// # Errors
     /// The first reason of [`Denied`].
