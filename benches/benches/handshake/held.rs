@@ -88,16 +88,12 @@ async fn row(node: &Node, stage: Stage) -> Result<f64> {
         }
         _ => Callers::bind(&from, &settings)?,
     };
-    let callers = Arc::new(callers);
     let mut held = Vec::new();
     let mut sizes = Vec::new();
     for numbers in [0..BEFORE, BEFORE..BEFORE + COUNTED] {
-        let dials: Vec<_> =
-            numbers.map(|number| tokio::spawn(hold(callers.clone(), node.target, number, stage))).collect();
-        if stage != Stage::Tls {
-            for dial in dials {
-                held.push(dial.await??);
-            }
+        // One after another: what many at once take of the sockets' buffers is nobody's own.
+        for number in numbers {
+            held.push(hold(&callers, node.target, number, stage).await?);
         }
         node.until(stage, sizes.len()).await?;
         sizes.push(node.socket.resident_bytes().context("the node has gone")? as f64);
@@ -108,10 +104,10 @@ async fn row(node: &Node, stage: Stage) -> Result<f64> {
 /// What keeps a connection where it is.
 type Held = (quinn::Connection, Option<(quinn::SendStream, quinn::RecvStream)>);
 
-async fn hold(callers: Arc<Callers>, target: Target, number: u64, stage: Stage) -> Result<Held> {
+async fn hold(callers: &Callers, target: Target, number: u64, stage: Stage) -> Result<Held> {
     let mut peer = Peer::new(SEED, Group::Friends, number);
     if stage == Stage::Session {
-        let conversed = peer.converse(&callers, &target, Some(Kind::Grant), Disposition::Granted).await;
+        let conversed = peer.converse(callers, &target, Some(Kind::Grant), Disposition::Granted).await;
         let conversed = conversed.map_err(|fault| anyhow::anyhow!("no session: {fault}"))?;
         return Ok((conversed.connection, None));
     }
