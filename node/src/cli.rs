@@ -12,6 +12,7 @@ use std::str::FromStr;
 
 use clap::builder::PossibleValuesParser;
 use clap::{ArgAction, Args, Parser, Subcommand};
+use clap_complete::Shell;
 use handfast_protocol::{Note, ServiceName};
 
 pub use self::networks::*;
@@ -123,7 +124,27 @@ pub enum Command {
     /// Show the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Print what a shell needs to complete the commands
+    #[command(after_help = COMPLETIONS_EXAMPLES)]
+    Completions(CompletionsArgs),
+    /// Write the manual pages, one for each command
+    #[command(after_help = MAN_EXAMPLES)]
+    Man(ManArgs),
 }
+
+const COMPLETIONS_EXAMPLES: &str = "\
+Examples:
+  handfast completions bash > ~/.local/share/bash-completion/completions/handfast
+  handfast completions zsh > ~/.zfunc/_handfast
+  handfast completions fish > ~/.config/fish/completions/handfast.fish";
+
+const MAN_EXAMPLES: &str = "\
+Example:
+  mkdir -p ~/.local/share/man/man1
+  handfast man ~/.local/share/man/man1
+  man handfast-trust
+
+Pages of the same names are replaced.";
 
 const INIT_EXAMPLES: &str = "\
 Examples:
@@ -171,6 +192,19 @@ slowloris. Without --target the node is the storm's own, in $TMPDIR or the worki
 and its records are compared with what it had acknowledged. Ctrl-C ends the load and goes on to the report, a second one \
 ends the storm at once. Exits 1 if anything was lost, wrong, leaked or stuck, or if nobody answers for what was promised. \
 Storm only nodes that are yours.";
+
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    /// For which shell
+    pub shell: Shell,
+}
+
+#[derive(Debug, Args)]
+pub struct ManArgs {
+    /// Where to: a directory that is there
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
+}
 
 #[derive(Debug, Args)]
 pub struct InitArgs {
@@ -451,7 +485,7 @@ mod tests {
 
     #[test]
     fn every_command_of_the_design_is_taken() {
-        let all: [&[&str]; 40] = [
+        let all: [&[&str]; 42] = [
             &["init"],
             &["init", "--identity", "key.pem"],
             &["id"],
@@ -489,6 +523,8 @@ mod tests {
             &["storm"],
             &["storm", "--rate", "100", "--duration", "5s", "--mix", "new=1", "--report", "a.html"],
             &["config", "show"],
+            &["completions", "bash"],
+            &["man", "/usr/share/man/man1"],
             &["--data-dir", "d", "--config", "c", "--json", "-vv", "id"],
             &["id", "--data-dir", "d", "-q"],
             &["status", "--json"],
@@ -526,6 +562,8 @@ mod tests {
         check(&["revoke", "b@1.2.3.4:5"], "taken by `handfast trust` only");
         check(&["peers", "--state", "friend"], "possible values");
         check(&["events", "--since", "noon"], "--since");
+        check(&["completions", "dos"], "possible values");
+        check(&["man"], "DIR");
         check(&["id", "-v", "-q"], "cannot be used with");
     }
 

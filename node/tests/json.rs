@@ -34,6 +34,9 @@ fn check_common(home: &Home, peer: &str) {
     check(home, "status", ["status"]);
     check(home, "files", ["store", "check"]);
     check(home, "config", ["config", "show"]);
+    check(home, "completions", ["completions", "bash"]);
+    let around = home.path().parent().unwrap().display().to_string();
+    check(home, "man", ["man", &around]);
 }
 
 fn check_dump(home: &Home) -> Vec<String> {

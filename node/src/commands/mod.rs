@@ -13,6 +13,7 @@ mod id;
 mod init;
 mod join;
 mod lock;
+mod manuals;
 mod network;
 mod recover;
 mod run;
@@ -78,6 +79,8 @@ pub fn carry_out(cli: &Cli) -> Result<Verdict, ApiError> {
         Command::Join(arguments) => join::join(&context, arguments),
         Command::Storm(arguments) => storm::storm(&context, arguments),
         Command::Config(ConfigCommand::Show) => config::show(&context),
+        Command::Completions(arguments) => manuals::completions(&context, arguments),
+        Command::Man(arguments) => manuals::man(&context, arguments),
         Command::Store(StoreCommand::Check) => store::check(&context),
         Command::Store(StoreCommand::Dump) => dump::dump(&context),
         command => block_on(ask(&context, command)),
@@ -108,6 +111,8 @@ async fn ask(context: &Context<'_>, command: &Command) -> Result<Verdict, ApiErr
         | Command::Id
         | Command::Run(_)
         | Command::Config(_)
+        | Command::Completions(_)
+        | Command::Man(_)
         | Command::Join(_)
         | Command::Store(_)
         | Command::Storm(_) => Ok(Verdict::Done),

@@ -219,6 +219,9 @@ fn explanations_are_as_their_schemas_say() {
     };
     check(schema!("status"), status);
     check(schema!("recover"), super::recover::RecoverReply::default());
+    let (shell, script) = ("bash".into(), "complete".into());
+    check(schema!("completions"), super::manuals::CompletionsReply { shell, script });
+    check(schema!("man"), super::manuals::ManReply { dir: "/d".into(), files: vec!["handfast.1".into()] });
     let settings = crate::config::Config::default().shown();
     check(schema!("config"), super::config::ConfigReply { settings });
 }
