@@ -124,6 +124,10 @@ pub enum Command {
     /// Show the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Look for what a node needs and does not have: permissions, stores, limits of the system, the clock
+    #[command(after_help = "It changes nothing and needs no node. Exits 0 when all is well, 1 when something needs \
+        attention, 8 when a store is damaged.")]
+    Doctor,
     /// Print what a shell needs to complete the commands
     #[command(after_help = COMPLETIONS_EXAMPLES)]
     Completions(CompletionsArgs),
@@ -485,7 +489,7 @@ mod tests {
 
     #[test]
     fn every_command_of_the_design_is_taken() {
-        let all: [&[&str]; 42] = [
+        let all: [&[&str]; 43] = [
             &["init"],
             &["init", "--identity", "key.pem"],
             &["id"],
@@ -523,6 +527,7 @@ mod tests {
             &["storm"],
             &["storm", "--rate", "100", "--duration", "5s", "--mix", "new=1", "--report", "a.html"],
             &["config", "show"],
+            &["doctor"],
             &["completions", "bash"],
             &["man", "/usr/share/man/man1"],
             &["--data-dir", "d", "--config", "c", "--json", "-vv", "id"],

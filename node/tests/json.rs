@@ -34,6 +34,11 @@ fn check_common(home: &Home, peer: &str) {
     check(home, "status", ["status"]);
     check(home, "files", ["store", "check"]);
     check(home, "config", ["config", "show"]);
+    // What the machine grants is not the test's: whether it is enough is.
+    let done = home.run(["doctor"]);
+    let doctor = done.object();
+    schema::check("doctor", &doctor);
+    assert_eq!(done.code, Some(i32::from(doctor["ok"] != true)), "{done:#?}");
     check(home, "completions", ["completions", "bash"]);
     let around = home.path().parent().unwrap().display().to_string();
     check(home, "man", ["man", &around]);

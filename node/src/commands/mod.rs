@@ -7,6 +7,7 @@
 mod backend;
 mod change;
 mod config;
+mod doctor;
 mod dump;
 mod events;
 mod id;
@@ -79,6 +80,7 @@ pub fn carry_out(cli: &Cli) -> Result<Verdict, ApiError> {
         Command::Join(arguments) => join::join(&context, arguments),
         Command::Storm(arguments) => storm::storm(&context, arguments),
         Command::Config(ConfigCommand::Show) => config::show(&context),
+        Command::Doctor => doctor::doctor(&context),
         Command::Completions(arguments) => manuals::completions(&context, arguments),
         Command::Man(arguments) => manuals::man(&context, arguments),
         Command::Store(StoreCommand::Check) => store::check(&context),
@@ -111,6 +113,7 @@ async fn ask(context: &Context<'_>, command: &Command) -> Result<Verdict, ApiErr
         | Command::Id
         | Command::Run(_)
         | Command::Config(_)
+        | Command::Doctor
         | Command::Completions(_)
         | Command::Man(_)
         | Command::Join(_)

@@ -219,6 +219,9 @@ fn explanations_are_as_their_schemas_say() {
     };
     check(schema!("status"), status);
     check(schema!("recover"), super::recover::RecoverReply::default());
+    let row = |ok, hint| super::doctor::CheckRow { check: "clock".into(), ok, found: "x".into(), hint };
+    let checks = vec![row(true, None), row(false, Some("y".into()))];
+    check(schema!("doctor"), super::doctor::DoctorReply { ok: false, checks });
     let (shell, script) = ("bash".into(), "complete".into());
     check(schema!("completions"), super::manuals::CompletionsReply { shell, script });
     check(schema!("man"), super::manuals::ManReply { dir: "/d".into(), files: vec!["handfast.1".into()] });

@@ -34,6 +34,7 @@ pub use self::callers::{Caller, Callers};
 pub use self::ending::{CloseReason, DialError, TransportError, close_reason};
 pub use self::sieve::Overlooks;
 use self::sieve::Sieve;
+pub use self::socket::{Buffers, buffers_granted};
 use self::tls::{Found, Tls};
 pub use self::tls::{KeyExchange, seed_generator};
 

@@ -67,24 +67,32 @@ fn refusal(address: SocketAddr, errno: Errno) -> TransportError {
     }
 }
 
-/// Asks for buffers and logs what was granted: the system caps it (on Linux `net.core.rmem_max` and `wmem_max`), and a
+/// What a socket has for packets that wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Buffers {
+    pub receive_bytes: usize,
+    pub send_bytes: usize,
+}
+
+/// Asks for buffers and says what was granted: the system caps it (on Linux `net.core.rmem_max` and `wmem_max`), and a
 /// burst that does not fit is lost, but nothing fails.
+///
+/// # Errors
+/// Where the system does not let itself be asked: its default stays.
+pub fn buffers_granted(socket: &UdpSocket, bytes: usize) -> io::Result<Buffers> {
+    sockopt::set_socket_recv_buffer_size(socket, bytes)?;
+    sockopt::set_socket_send_buffer_size(socket, bytes)?;
+    // Linux reports twice what it grants: the other half is for its own bookkeeping (socket(7)).
+    let receive_bytes = sockopt::socket_recv_buffer_size(socket)? / 2;
+    Ok(Buffers { receive_bytes, send_bytes: sockopt::socket_send_buffer_size(socket)? / 2 })
+}
+
 fn ask_for_buffers(bound: &Bound, bytes: usize) {
-    let socket = &bound.socket;
-    let asked = sockopt::set_socket_recv_buffer_size(socket, bytes)
-        .and_then(|()| sockopt::set_socket_send_buffer_size(socket, bytes));
-    let granted = sockopt::socket_recv_buffer_size(socket)
-        .and_then(|receive| Ok((receive, sockopt::socket_send_buffer_size(socket)?)));
-    match (asked, granted) {
-        // Linux reports twice what it grants: the other half is for its own bookkeeping (socket(7)).
-        (Ok(()), Ok((receive, send))) => tracing::info!(
-            address = %bound.local,
-            asked_bytes = bytes,
-            receive_bytes = receive / 2,
-            send_bytes = send / 2,
-            "socket buffers"
-        ),
-        (Err(error), _) | (_, Err(error)) => {
+    match buffers_granted(&bound.socket, bytes) {
+        Ok(Buffers { receive_bytes, send_bytes }) => {
+            tracing::info!(address = %bound.local, asked_bytes = bytes, receive_bytes, send_bytes, "socket buffers");
+        }
+        Err(error) => {
             tracing::warn!(address = %bound.local, %error, "the system's default socket buffers stay");
         }
     }
