@@ -13,12 +13,12 @@ use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use handfast::clock::MonotonicClock;
 use handfast_trust::sim::{Blob, RIG_OWNER, RigBlob};
 use handfast_trust::{
-    Clock, Drainer, DrainerHandle, DrainerThread, Floor, Monotonic, RealDir, Revision, Site, Store, Tuning, Urgency,
-    create, open,
+    Clock, Drainer, DrainerHandle, DrainerThread, Floor, RealDir, Revision, Site, Store, Tuning, Urgency, create, open,
 };
 
 type Sessions = Blob<3>;
@@ -44,22 +44,14 @@ struct Running {
     drainer: DrainerHandle,
 }
 
-/// Time as it passes, so that what waits for a moment comes.
-struct Passing(Instant);
-
-impl Clock for Passing {
-    fn now(&self) -> Monotonic {
-        Monotonic(self.0.elapsed())
-    }
-}
-
 fn site(clock: &Arc<dyn Clock>) -> Site {
     let tuning = Tuning { checkpoint_bytes_min: 20_000, batch_bytes_max: 2_000, ..Tuning::default() };
     Site::new(RIG_OWNER, [1; 32], clock.clone()).with_tuning(tuning)
 }
 
 fn start(directory: &Path, fresh: bool) -> Running {
-    let clock: Arc<dyn Clock> = Arc::new(Passing(Instant::now()));
+    // Time passes, so that what waits for a moment comes.
+    let clock: Arc<dyn Clock> = Arc::new(MonotonicClock::start());
     let site = site(&clock);
     let mut medium = RealDir::open(directory).unwrap();
     if fresh {
@@ -138,9 +130,9 @@ fn what_nobody_waits_for_is_written_in_its_time() {
     let running = start(directory.path(), true);
     for urgency in [Urgency::Critical, Urgency::Lazy, Urgency::Critical] {
         let ((), revision) = running.trust.write(|table| table.put(1, Blob(vec![urgency as u8; 40]), urgency));
-        let given_up = Instant::now() + Duration::from_secs(120);
+        let clock = MonotonicClock::start();
         while running.trust.durable().current() < revision {
-            assert!(Instant::now() < given_up, "{urgency:?}: not written");
+            assert!(clock.now().0 < Duration::from_secs(120), "{urgency:?}: not written");
             std::thread::yield_now();
         }
     }
