@@ -56,7 +56,7 @@ pub async fn accept(engine: Arc<Engine>) {
         };
         match verdict {
             Verdict::Accept(slot) => {
-                let berth = Berth::new(slot.is_friends());
+                let berth = Berth::new(!slot.stands_back());
                 let handshake = handshake(engine.clone(), incoming, slot, berth.clone());
                 engine.berths.spawn(&berth, handshake);
             }

@@ -5,7 +5,7 @@
 //! drain, drainer, lock.
 //!
 //! Threads: the *data* runtime has as many workers as cores and runs everything that touches quinn, but for what is done
-//! for strangers, which a second one with a lower priority, the *crowd*, does (`transport::berths`); the *control*
+//! for strangers that stand back, which a second one with a lower priority, the *crowd*, does (`transport::berths`); the *control*
 //! runtime is one thread for the control API and timers, so that a storm on the wire cannot starve the operator. The
 //! drainer is a third kind: the one thread that writes record files.
 //!

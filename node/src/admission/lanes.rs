@@ -25,6 +25,9 @@ pub(super) const INVITED_TO_FULL: usize = 64;
 /// How long a permit is expected to be wanted by somebody who was asked for a proof: a round trip. It matters where
 /// most permits of a lane are taken.
 pub(super) const INVITATION: Duration = Duration::from_millis(14);
+/// How long a lane counts as used after somebody has begun in it.
+pub(super) const USED_FOR: Duration = Duration::from_secs(1);
+
 /// Which permits a handshake uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Lane {
@@ -66,6 +69,8 @@ pub(super) struct Permits {
     under_way: BTreeMap<u64, UnderWay>,
     /// Who has been asked for a proof lately and has not come back with it.
     invited: Invited,
+    /// When somebody last began.
+    last: Option<Duration>,
 }
 
 impl Permits {
@@ -74,7 +79,7 @@ impl Permits {
             Lane::Friend => FRIENDS_MAX,
             Lane::Stranger => STRANGERS_MAX,
         };
-        Permits { max, withheld: 0.0, under_way: BTreeMap::new(), invited: Invited::default() }
+        Permits { max, withheld: 0.0, under_way: BTreeMap::new(), invited: Invited::default(), last: None }
     }
 
     /// How many are under way.
@@ -85,6 +90,16 @@ impl Permits {
     /// How many may be now.
     pub(super) fn given(&self) -> u32 {
         self.max - self.withheld as u32
+    }
+
+    /// More than half of those that it gives now are taken.
+    pub(super) fn is_crowded(&self) -> bool {
+        2 * self.taken() > self.given()
+    }
+
+    /// Somebody has begun in it lately.
+    pub(super) fn is_used(&self, now: Duration) -> bool {
+        self.last.is_some_and(|last| now < last + USED_FOR)
     }
 
     /// Somebody can begin, and nobody makes way for it.
@@ -133,6 +148,7 @@ impl Permits {
 
     /// Gives a permit, and what is notified when it is to be given up.
     pub(super) fn take(&mut self, id: u64, now: Duration) -> Arc<Notify> {
+        self.last = Some(now);
         let gives_way = Arc::new(Notify::new());
         self.under_way.insert(id, UnderWay { since: now, gives_way: gives_way.clone() });
         gives_way

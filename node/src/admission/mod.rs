@@ -16,6 +16,9 @@
 //! * A node that has too much to do has fewer permits: while the work for a new one waits longer than [`WAIT_MAX`] for a
 //!   thread, each lane shrinks towards [`PERMITS_MIN`], and grows again afterwards. What is begun is then soon done, and
 //!   not given up half done by either end.
+//! * Strangers stand back for everybody else (`transport::berths`) where there is somebody to protect: who begins while more
+//!   than half of its lane is taken, and who comes from no friend's address while friends come in their lane. Two kinds of
+//!   threads take the processors from each other, which costs a quarter more of them for a handshake.
 //!
 //! A source whose bucket is empty, or anybody while many that proved nothing are half open, must first prove the address
 //! (QUIC Retry, RFC 9000, section 8.1.2), which costs us one small packet and no state. Who cannot get a permit is
@@ -49,7 +52,8 @@ use self::sources::{Bucket, Place, Sources};
 
 /// Half-open handshakes from addresses that proved nothing; more must prove theirs.
 pub const UNPROVEN_MAX: u32 = 64;
-/// From here on a friend is better off with a proof, in its own lane.
+/// While so many of these come from elsewhere than from friends' addresses, a friend is better off with a proof, in its own
+/// lane.
 pub const FRIENDS_UNPROVEN_MAX: u32 = 8;
 /// Friends under way from one IPv4 address or IPv6 /64.
 pub const FRIENDS_PER_ADDRESS_MAX: u32 = 32;
@@ -108,6 +112,8 @@ struct State {
     next: u64,
     half_open: u32,
     unproven: u32,
+    /// Of these, from addresses that are no friend's.
+    unproven_strangers: u32,
     /// What conversations have taken lately, from the first packet to the answer.
     usual: Duration,
     friends_at: HashMap<Place, u32>,
@@ -150,6 +156,7 @@ impl Admission {
             next: 0,
             half_open: 0,
             unproven: 0,
+            unproven_strangers: 0,
             usual: Duration::ZERO,
             friends_at: HashMap::new(),
             expected: Friends::default(),
@@ -225,7 +232,7 @@ impl Admission {
         if state.lane(lane).make_way() {
             state.counts.evicted += 1;
         }
-        Verdict::Accept(state.reserve(self, arrival, lane, now))
+        Verdict::Accept(state.reserve(self, arrival, (lane, is_friend), now))
     }
 
     /// A peer that is trusted has authenticated at this address.
@@ -299,8 +306,8 @@ impl State {
 
     /// Whether one without proof, a stranger therefore, begins at once: nobody makes way for it.
     fn takes_unproven_now(&self, is_friend: bool) -> bool {
-        let unproven_max = if is_friend { FRIENDS_UNPROVEN_MAX } else { UNPROVEN_MAX };
-        self.unproven < unproven_max && self.strangers.has_free()
+        let is_better_off = is_friend && self.unproven_strangers >= FRIENDS_UNPROVEN_MAX;
+        self.unproven < UNPROVEN_MAX && !is_better_off && self.strangers.has_free()
     }
 
     /// The same, beside those who are about to be judged.
@@ -308,13 +315,27 @@ impl State {
         self.takes_unproven_now(is_friend) && self.strangers.has_free_beside_the_invited(now)
     }
 
-    fn reserve(&mut self, admission: &Arc<Admission>, arrival: Arrival, lane: Lane, now: Duration) -> Slot {
+    fn reserve(
+        &mut self,
+        admission: &Arc<Admission>,
+        arrival: Arrival,
+        (lane, is_friend): (Lane, bool),
+        now: Duration,
+    ) -> Slot {
         let place = Place::of(arrival.remote.ip());
+        let beside_friends = !is_friend && self.friends.is_used(now);
+        let stands_back = lane == Lane::Stranger && (self.strangers.is_crowded() || beside_friends);
         let id = self.next;
         self.next += 1;
         let gives_way = self.lane(lane).take(id, now);
         self.half_open += 1;
-        self.unproven += u32::from(!arrival.is_validated);
+        let proof = match (arrival.is_validated, is_friend) {
+            (true, _) => Proof::Given,
+            (false, true) => Proof::FriendsToGive,
+            (false, false) => Proof::ToGive,
+        };
+        self.unproven += u32::from(proof != Proof::Given);
+        self.unproven_strangers += u32::from(proof == Proof::ToGive);
         if lane == Lane::Friend {
             *self.friends_at.entry(place).or_default() += 1;
         }
@@ -326,20 +347,22 @@ impl State {
             id,
             since: now,
             gives_way,
+            stands_back,
             is_half_open: true,
-            is_unproven: !arrival.is_validated,
+            proof,
             is_answered: false,
         }
     }
 
-    fn close_half(&mut self, is_unproven: bool) {
+    fn close_half(&mut self, proof: Proof) {
         self.half_open -= 1;
-        self.unproven -= u32::from(is_unproven);
+        self.unproven -= u32::from(proof != Proof::Given);
+        self.unproven_strangers -= u32::from(proof == Proof::ToGive);
     }
 
     fn release(&mut self, slot: &Slot) {
         if slot.is_half_open {
-            self.close_half(slot.is_unproven);
+            self.close_half(slot.proof);
         }
         self.lane(slot.lane).put_back(slot.id);
         if slot.lane == Lane::Friend
@@ -353,6 +376,14 @@ impl State {
     }
 }
 
+/// Whether a source has proven its address, and whether a friend is known there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Proof {
+    Given,
+    FriendsToGive,
+    ToGive,
+}
+
 /// The reservations of one handshake. See the module.
 #[derive(Debug)]
 pub struct Slot {
@@ -362,8 +393,9 @@ pub struct Slot {
     id: u64,
     since: Duration,
     gives_way: Arc<Notify>,
+    stands_back: bool,
     is_half_open: bool,
-    is_unproven: bool,
+    proof: Proof,
     is_answered: bool,
 }
 
@@ -371,7 +403,7 @@ impl Slot {
     /// TLS has proven a key: it is not half open any more, and keeps its permit.
     pub fn authenticated(&mut self) {
         if std::mem::take(&mut self.is_half_open) {
-            self.admission.state().close_half(self.is_unproven);
+            self.admission.state().close_half(self.proof);
         }
     }
 
@@ -396,9 +428,9 @@ impl Slot {
         self.gives_way.clone()
     }
 
-    /// Whether it has a friend's permit.
-    pub fn is_friends(&self) -> bool {
-        self.lane == Lane::Friend
+    /// Whether it stands back for everybody else.
+    pub fn stands_back(&self) -> bool {
+        self.stands_back
     }
 }
 

@@ -1,4 +1,4 @@
-use super::lanes::{INVITATION, INVITED_TO_FULL};
+use super::lanes::{INVITATION, INVITED_TO_FULL, USED_FOR};
 use super::sources::BURST_S;
 use super::*;
 
@@ -94,8 +94,40 @@ fn a_spoofed_friends_address_takes_no_friends_permit() {
     let admission = admission(Rates { per_address: 5, per_prefix: 5 });
     admission.befriend(friend(), "203.0.113.9".parse().unwrap(), SECOND);
     let spoofed = accepted(&admission, from("203.0.113.9", false), SECOND, 1_000);
-    assert_eq!(spoofed.len() as u32, FRIENDS_UNPROVEN_MAX, "as strangers, and fewer: a friend proves its address");
+    assert_eq!(spoofed.len(), 10, "as strangers: two seconds of five");
+    assert_eq!(admission.in_use().friends, 0);
     assert_eq!(accepted(&admission, from("203.0.113.9", true), SECOND, 10).len(), 10, "friends still come in");
+}
+
+#[test]
+fn a_friend_proves_its_address_where_others_prove_nothing_and_not_for_friends_beside_it() {
+    let admission = admission(Rates { per_address: 1_000_000, per_prefix: 1_000_000 });
+    admission.befriend(friend(), "203.0.113.9".parse().unwrap(), SECOND);
+    let friends = accepted(&admission, from("203.0.113.9", false), SECOND, 20);
+    assert_eq!(friends.len(), 20);
+    let mut strangers = accepted(&admission, from("192.0.2.1", false), SECOND, FRIENDS_UNPROVEN_MAX);
+    assert!(matches!(judge(&admission, from("203.0.113.9", false), SECOND), Verdict::Retry));
+    assert!(matches!(judge(&admission, from("192.0.2.1", false), SECOND), Verdict::Accept(_)));
+    strangers[0].authenticated();
+    assert!(matches!(judge(&admission, from("203.0.113.9", false), SECOND), Verdict::Accept(_)));
+    drop((friends, strangers));
+    let state = admission.state();
+    assert_eq!((state.unproven, state.unproven_strangers), (0, 0));
+}
+
+#[test]
+fn strangers_stand_back_only_in_a_crowd_and_while_friends_come() {
+    let admission = admission(Rates { per_address: 1_000_000, per_prefix: 1_000_000 });
+    admission.befriend(friend(), "203.0.113.9".parse().unwrap(), SECOND);
+    let strangers = accepted(&admission, from("192.0.2.1", true), SECOND, STRANGERS_MAX);
+    let (few, many) = strangers.split_at(STRANGERS_MAX as usize / 2 + 1);
+    assert!(!few.iter().any(Slot::stands_back) && many.iter().all(Slot::stands_back));
+    let friends = accepted(&admission, from("203.0.113.9", true), SECOND, 1);
+    assert!(!friends[0].stands_back(), "never a friend");
+    drop(strangers);
+    let stands_back = |ip, now| accepted(&admission, from(ip, false), now, 1)[0].stands_back();
+    assert!(stands_back("192.0.2.1", SECOND) && !stands_back("203.0.113.9", SECOND), "perhaps a friend");
+    assert!(!stands_back("192.0.2.1", SECOND + USED_FOR));
 }
 
 #[test]

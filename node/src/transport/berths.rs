@@ -1,8 +1,8 @@
 //! On which threads a connection is worked for: those of everybody, or those that stand back for everybody.
 //!
-//! Whoever is not known yet is worked for by a *crowd* of threads with a lower priority (nice(2)), so that many strangers
-//! at once, whose TLS and statements are to be checked, take what the others leave: friends, the control thread, the
-//! drainer. A connection that becomes a session goes over to the *calm* threads, with all its tasks, when each of them is
+//! Whoever stands back (`admission`) is worked for by a *crowd* of threads with a lower priority (nice(2)), so that many
+//! strangers at once, whose TLS and statements are to be checked, take what the others leave: friends, the control thread,
+//! the drainer. A connection that becomes a session goes over to the *calm* threads, with all its tasks, when each of them is
 //! polled next.
 //!
 //! A connection that its peer has closed is worked for no more, once whoever serves it says so ([`Berth::leave`]). QUIC would
