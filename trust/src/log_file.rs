@@ -6,6 +6,7 @@
 //!
 //! Disk steps of an append, in the drainer's thread:
 //! 1. if the frame does not fit into what is allocated, allocate more (crash: a longer tail of zeros, which is legal);
+//!    where it is short, write zeros into the room ahead of it (crash: the same tail);
 //! 2. write the frame at `end` (crash: any of its sectors, a torn tail that recovery cuts off);
 //! 3. fsync the data (crash: as before, or the whole frame);
 //! 4. if the write failed, truncate to `end` instead (crash: a torn tail).
@@ -20,6 +21,14 @@ use crate::sync::die;
 
 /// How much is allocated at a time at most: room for thousands of changes, so that few appends change the file's length.
 pub const ALLOCATION_BYTES: u64 = 1 << 20;
+
+/// How much room is written ahead of a short frame. The first write to an allocated block makes the file system note in its
+/// journal that it has been written, which takes a sync as long as another: once for a hundred short frames instead of
+/// once for seven.
+const ZEROED_BYTES: usize = 64 << 10;
+
+/// A frame is short that is no longer than this. Of longer ones each has blocks of its own, which would be written twice.
+const SHORT_BYTES_MAX: u64 = 4 << 10;
 
 /// What the live content of a log is estimated from.
 #[derive(Debug, Clone, Copy, Default)]
@@ -49,6 +58,8 @@ pub(crate) struct LogFile<F> {
     end: u64,
     /// Length of the file: `end`, or more where room is allocated.
     length: u64,
+    /// Where the zeros end that were written ahead.
+    zeroed: u64,
     /// Of the last batch, or of the snapshot.
     revision: Revision,
     chain: Digest,
@@ -67,7 +78,19 @@ impl<F: MediumFile> LogFile<F> {
         (revision, chain): (Revision, Digest),
         sizes: PutSizes,
     ) -> Self {
-        Self { file, header, end, length, revision, chain, sizes, appendable: true, touched: false, allocates: true }
+        Self {
+            file,
+            header,
+            end,
+            length,
+            zeroed: 0,
+            revision,
+            chain,
+            sizes,
+            appendable: true,
+            touched: false,
+            allocates: true,
+        }
     }
 
     /// Writes the header of a file that was just created.
@@ -134,7 +157,9 @@ impl<F: MediumFile> LogFile<F> {
             die("a batch that does not follow the one before it");
         }
         self.touched = true;
-        self.allocate_for(payload, allocation.min(ALLOCATION_BYTES));
+        let frame = (payload.len() + FRAME_OVERHEAD_BYTES) as u64;
+        self.allocate_for(frame, allocation.min(ALLOCATION_BYTES));
+        self.zero_for(frame);
         let chain = match self.write_frame(FrameKind::Batch, revision, payload) {
             Ok(chain) => chain,
             Err(error) => {
@@ -189,8 +214,7 @@ impl<F: MediumFile> LogFile<F> {
         bytes
     }
 
-    fn allocate_for(&mut self, payload: &Payload, allocation: u64) {
-        let frame = (payload.len() + FRAME_OVERHEAD_BYTES) as u64;
+    fn allocate_for(&mut self, frame: u64, allocation: u64) {
         if !self.allocates || self.end + frame <= self.length {
             return;
         }
@@ -202,9 +226,23 @@ impl<F: MediumFile> LogFile<F> {
         }
     }
 
+    /// Only within the file's length: what lies behind the last frame of a file is zeros in any case.
+    fn zero_for(&mut self, frame: u64) {
+        let room = self.length.saturating_sub(self.end);
+        if frame > SHORT_BYTES_MAX || frame > room || self.end + frame <= self.zeroed {
+            return;
+        }
+        static ZEROS: [u8; ZEROED_BYTES] = [0; ZEROED_BYTES];
+        let zeros = &ZEROS[..usize::try_from(room).unwrap_or(ZEROED_BYTES).min(ZEROED_BYTES)];
+        // For speed only, too.
+        if write_all(&mut self.file, self.end, zeros).is_ok() {
+            self.zeroed = self.end + zeros.len() as u64;
+        }
+    }
+
     fn undo(&mut self) {
         match uninterrupted(|| self.file.truncate(self.end)) {
-            Ok(()) => self.length = self.end,
+            Ok(()) => (self.length, self.zeroed) = (self.end, self.end),
             Err(_) => self.appendable = false,
         }
     }

@@ -50,14 +50,17 @@ impl<T> std::ops::Deref for Apart<T> {
     }
 }
 
-/// How many pauses of the processor are made between two offers of it to others.
+/// So many pauses of the processor, in which a good disk syncs, a watch keeps it for itself,
+const PAUSES_ALONE: u32 = 2_048;
+
+/// and offers it to others after each so many of those that follow.
 const PAUSES_TOGETHER: u32 = 128;
 
 /// Asks again and again until it is so, with so many pauses of the processor in between at most (a hundred of them
 /// take one to four microseconds). For what is mostly so before a thread that sleeps could be woken; never where there
 /// is one processor, which is better left to whoever makes it so, nor in a model, where nothing takes time.
 ///
-/// Now and then it lets others go first that want this processor. A sync may need a thread of the kernel that belongs to just
+/// When it takes longer, others that want this processor go first. A sync may need a thread of the kernel that belongs to just
 /// this one (ext4 notes in one that an allocated block has been written), which would wait until the watch is over.
 pub(crate) fn watch(pauses_max: u32, mut is_so: impl FnMut() -> bool) -> bool {
     static PROCESSORS: OnceLock<usize> = OnceLock::new();
@@ -65,9 +68,9 @@ pub(crate) fn watch(pauses_max: u32, mut is_so: impl FnMut() -> bool) -> bool {
     !cfg!(handfast_loom)
         && several()
         && (0..=pauses_max).any(|pause| {
-            match pause % PAUSES_TOGETHER {
-                0 if pause > 0 => std::thread::yield_now(),
+            match pause {
                 0 => {}
+                PAUSES_ALONE.. if pause.is_multiple_of(PAUSES_TOGETHER) => std::thread::yield_now(),
                 _ => std::hint::spin_loop(),
             }
             is_so()

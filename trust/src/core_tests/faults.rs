@@ -49,7 +49,22 @@ fn a_failed_write_is_undone_and_repeated_on_the_same_file() {
     let end = disk.trace().len();
     rig.clock.advance(FIVE_SECONDS);
     rig.step();
-    assert_eq!(written(&disk, end)[..2], [DiskOp::Write, DiskOp::Sync]);
+    // Room is allocated anew, and zeros are written ahead.
+    assert_eq!(written(&disk, end)[..3], [DiskOp::Write, DiskOp::Write, DiskOp::Sync]);
+    check_recovers(&disk, &mut rig);
+}
+
+#[test]
+fn zeros_are_written_ahead_of_short_frames_once_for_many() {
+    let disk = SimDisk::default();
+    let mut rig = Rig::on(&disk);
+    let end = disk.trace().len();
+    for key in 0..8 {
+        rig.put(key, b"short");
+        rig.step();
+    }
+    let writes = written(&disk, end).iter().filter(|op| **op == DiskOp::Write).count();
+    assert_eq!(writes, 8 + 1);
     check_recovers(&disk, &mut rig);
 }
 
