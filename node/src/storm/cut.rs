@@ -48,7 +48,7 @@ pub(super) async fn cut(load: &Load) {
         }
         Err(fault) => load.failed(Kind::Cut, fault),
     }
-    load.retire(peer);
+    load.peers.retire(peer);
 }
 
 /// What was seen of one revocation, whatever became of it.

@@ -91,7 +91,7 @@ async fn connect(load: &Load, peer: &Peer) -> Option<quinn::Connection> {
 
 /// A stranger that leaves a memory of having said nothing that may be stored.
 fn intruder(load: &Load) -> Peer {
-    let mut peer = load.new_stranger();
+    let mut peer = load.peers.new_stranger();
     peer.memory.is_intruder = true;
     peer
 }
@@ -112,7 +112,7 @@ async fn garbage(load: &Load, stage: u64) -> Result<(), Fault> {
         Some(connection) => refused(&connection, &bytes).await,
         None => Ok(()),
     };
-    load.retire(peer);
+    load.peers.retire(peer);
     outcome
 }
 
@@ -167,7 +167,7 @@ async fn replay(load: &Load, stage: u64) -> Result<(), Fault> {
         Some(connection) => refused(&connection, &[head(), codec::frame(&said)].concat()).await,
         None => Ok(()),
     };
-    load.retire(peer);
+    load.peers.retire(peer);
     outcome
 }
 
@@ -203,7 +203,7 @@ async fn slow(load: &Load, stage: u64) -> Result<(), Fault> {
         3 => hang(load, &peer, &whole[..whole.len() / 2], "within a frame").await,
         _ => hang(load, &peer, &whole, "before the receipt").await,
     };
-    load.retire(peer);
+    load.peers.retire(peer);
     outcome
 }
 
@@ -225,11 +225,11 @@ async fn hang(load: &Load, peer: &Peer, bytes: &[u8], stage: &'static str) -> Re
 
 /// A trusted peer with a session that is to be kept.
 pub async fn settle_down(load: &Load) -> Result<(Peer, Conversed), Fault> {
-    let Some(mut peer) = load.new_friend() else { return Err(Fault::NotSent) };
+    let Some(mut peer) = load.peers.new_friend() else { return Err(Fault::NotSent) };
     match load.befriended(&mut peer).await {
         Ok(conversed) => Ok((peer, conversed)),
         Err(fault) => {
-            load.retire(peer);
+            load.peers.retire(peer);
             Err(fault)
         }
     }
@@ -244,7 +244,7 @@ pub async fn idle(load: &Load, peer: Peer, conversed: Conversed) {
     }
     let ended = conversed.connection.close_reason().map(|error| close_reason(&error));
     conversed.close();
-    load.retire(peer);
+    load.peers.retire(peer);
     match ended {
         None => load.completed(Kind::Idle, began),
         Some(reason) => load.failed(Kind::Idle, Fault::NotKept(reason)),

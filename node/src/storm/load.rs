@@ -13,11 +13,11 @@
 //! conversation has a deadline, so the load ends when its time is over and the last deadline with it.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use handfast_protocol::Kind as Statement;
 use handfast_protocol::exchange::Disposition;
-use handfast_protocol::{Kind as Statement, SecretKey};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
@@ -26,10 +26,10 @@ use tokio::time::{Instant, sleep_until};
 use super::arrivals::Arrivals;
 use super::cut::cut;
 use super::hostile;
-use super::kind::{Kind, Mix, scatter};
-use super::ledger::Memory;
+use super::kind::{Kind, Mix};
 use super::measure::Tally;
-use super::peer::{Conversed, Fault, Group, Peer, Target, key_of};
+use super::peer::{Conversed, Fault, Peer, Target};
+use super::peers::Peers;
 use super::plan::{PEERS_MAX, Plan};
 use super::spoof::Spoofers;
 use super::watch::Socket;
@@ -40,12 +40,6 @@ use crate::transport::Callers;
 pub const CROWD_NICENESS: i32 = 10;
 /// Hostile operations at once.
 const BESIDE_MAX: usize = 16_384;
-/// Trusted peers that are made before the load, for kinds that need some; more are made when they are needed.
-const PREPARED_MAX: u64 = 1_000;
-const PREPARING_AT_ONCE: usize = 32;
-/// Identities that are made before the load: a peer has its key before it dials. 30 MB.
-const KEYS_PREPARED_MAX: u64 = 20_000;
-
 /// What one storm shares.
 pub struct Load {
     pub plan: Plan,
@@ -60,20 +54,9 @@ pub struct Load {
     pub spoofers: Option<Spoofers>,
     pub mute: hostile::MuteCallers,
     pub tally: Mutex<Tally>,
-    /// The keys of the first friends, made beforehand.
-    keys: OnceLock<Vec<SecretKey>>,
     /// When the load began; set once, before the first operation.
     began: Mutex<Option<Instant>>,
-    /// Peers that the node trusts and that nobody is using now.
-    trusted: Mutex<Vec<Peer>>,
-    /// Trusted peers with a session that nobody is using now.
-    sessions: Mutex<Vec<(Peer, Conversed)>>,
-    /// Peers that were turned away before they could say anything: friends and strangers.
-    unheard: [Mutex<Vec<Peer>>; 2],
-    /// What peers know that are done.
-    memories: Mutex<Vec<Memory>>,
-    next_friend: AtomicU64,
-    next_stranger: AtomicU64,
+    pub peers: Peers,
     next_operation: AtomicU64,
     in_flight: [AtomicU64; 2],
     beside: Arc<Semaphore>,
@@ -124,15 +107,9 @@ impl Load {
             spoofers: None,
             mute,
             tally: Mutex::new(tally),
+            peers: Peers::new(&plan),
             plan,
-            keys: OnceLock::new(),
             began: Mutex::default(),
-            trusted: Mutex::default(),
-            sessions: Mutex::default(),
-            unheard: Default::default(),
-            memories: Mutex::default(),
-            next_friend: AtomicU64::new(0),
-            next_stranger: AtomicU64::new(0),
             next_operation: AtomicU64::new(0),
             in_flight: Default::default(),
             beside: Arc::new(Semaphore::new(BESIDE_MAX)),
@@ -165,17 +142,6 @@ impl Load {
         locked(&self.began).map(|began| began.elapsed()).unwrap_or_default()
     }
 
-    /// What every peer of the storm knows, once the load is over.
-    pub fn memories(&self) -> Vec<Memory> {
-        let mut memories = std::mem::take(&mut *locked(&self.memories));
-        memories.extend(locked(&self.trusted).drain(..).map(|peer| peer.memory));
-        memories.extend(locked(&self.sessions).drain(..).map(|(peer, session)| {
-            session.close();
-            peer.memory
-        }));
-        memories
-    }
-
     /// Honest operations that have begun and not ended.
     pub fn in_flight(&self) -> u64 {
         self.in_flight.iter().map(|count| count.load(Ordering::Relaxed)).sum()
@@ -189,28 +155,6 @@ impl Load {
     /// Operations that are to come, where that is known.
     pub fn operations(&self) -> Option<u64> {
         self.plan.peers
-    }
-
-    /// Makes identities, and trusted peers for the kinds that begin with some. Not part of what is measured.
-    pub async fn prepare(self: &Arc<Load>) {
-        let wanted = self.plan.peers.unwrap_or(KEYS_PREPARED_MAX).min(KEYS_PREPARED_MAX);
-        self.keys.get_or_init(|| (0..wanted).map(|number| key_of(self.plan.seed, Group::Friends, number)).collect());
-        let operations = self.plan.peers.unwrap_or(PREPARED_MAX * 2);
-        let needed = [Kind::Known, Kind::Revoke].map(|kind| self.mix.expected(kind, operations)).iter().sum::<u64>();
-        let left = Arc::new(AtomicU64::new(needed.min(PREPARED_MAX)));
-        let mut workers = JoinSet::new();
-        for _ in 0..PREPARING_AT_ONCE {
-            let (load, left) = (self.clone(), left.clone());
-            workers.spawn(async move {
-                let take = |left: u64| left.checked_sub(1);
-                while left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok() && !load.is_stopped() {
-                    if let Some(Ok(peer)) = load.befriend().await {
-                        load.give_back(peer);
-                    }
-                }
-            });
-        }
-        while workers.join_next().await.is_some() {}
     }
 
     /// Runs all operations. Returns when the last has ended, or has been given up at its deadline.
@@ -343,19 +287,21 @@ impl Load {
         }
         let _counted = InFlight::new(self.counter(kind));
         match kind {
-            Kind::Known | Kind::Revoke => match self.take_friend(number).await {
-                Some(Ok(peer)) => self.friend(kind, peer, intended).await,
+            Kind::Known | Kind::Revoke => match self.take_friend(intended).await {
+                Some(Ok((peer, began))) => self.friend(kind, peer, began).await,
                 Some(Err(fault)) => self.failed(kind, fault),
                 None => self.stop(),
             },
             Kind::Again => self.again(intended).await,
             Kind::Pending => {
-                let mut peer = self.new_stranger();
+                let mut peer = self.peers.new_stranger();
                 peer.memory.may_be_forgotten = true;
-                self.conversation(kind, &mut peer, Some(Statement::Grant), Disposition::Pending, intended).await;
-                self.put_aside(peer);
+                let says = Some(Statement::Grant);
+                // What became of it is counted.
+                let _ = self.conversation(kind, &mut peer, says, Disposition::Pending, intended).await;
+                self.peers.put_aside(peer);
             }
-            _ => match self.new_friend() {
+            _ => match self.peers.new_friend() {
                 Some(peer) => self.newcomer(kind, peer, intended).await,
                 None => self.stop(),
             },
@@ -368,30 +314,31 @@ impl Load {
         let steps = if kind == Kind::Flap { vec![grant, revoke, grant] } else { vec![grant] };
         let mut began = intended;
         for (says, due) in steps {
-            if !self.conversation(kind, &mut peer, Some(says), due, began).await {
-                return self.put_aside(peer);
+            if self.conversation(kind, &mut peer, Some(says), due, began).await.is_err() {
+                return self.peers.put_aside(peer);
             }
             began = Instant::now();
         }
-        self.give_back(peer);
+        self.peers.give_back(peer);
     }
 
     async fn friend(&self, kind: Kind, mut peer: Peer, intended: Instant) {
-        if kind == Kind::Revoke {
-            self.conversation(kind, &mut peer, Some(Statement::Revoke), Disposition::Noted, intended).await;
-            return self.retire(peer);
-        }
-        if self.conversation(kind, &mut peer, None, Disposition::Granted, intended).await {
-            self.give_back(peer);
-        } else {
-            self.retire(peer);
+        let (says, due) = match kind {
+            Kind::Revoke => (Some(Statement::Revoke), Disposition::Noted),
+            _ => (None, Disposition::Granted),
+        };
+        match self.conversation(kind, &mut peer, says, due, intended).await {
+            _ if kind == Kind::Revoke => self.peers.retire(peer),
+            // The node does not trust it any more.
+            Err(Fault::Answered(_) | Fault::Contradiction) => self.peers.retire(peer),
+            // Who was not heard is trusted as before, and comes again.
+            Ok(()) | Err(_) => self.peers.give_back(peer),
         }
     }
 
     /// An exchange over a session; one that is to be made first is not part of what is measured.
     async fn again(&self, intended: Instant) {
-        let idle = locked(&self.sessions).pop();
-        let (began, settled) = match idle {
+        let (began, settled) = match self.peers.session() {
             Some(session) => (intended, Ok(session)),
             None => {
                 let settled = hostile::settle_down(self).await;
@@ -405,17 +352,17 @@ impl Load {
         match peer.converse_over(&session.connection, &self.target, Disposition::Granted).await {
             Ok(()) => {
                 self.completed(Kind::Again, began);
-                locked(&self.sessions).push((peer, session));
+                self.peers.keep_session(peer, session);
             }
             Err(fault) => {
                 self.failed(Kind::Again, fault);
                 session.close();
-                self.retire(peer);
+                self.peers.retire(peer);
             }
         }
     }
 
-    /// One conversation, counted. True when it did what it should.
+    /// One conversation, counted.
     async fn conversation(
         &self,
         kind: Kind,
@@ -423,16 +370,16 @@ impl Load {
         says: Option<Statement>,
         due: Disposition,
         began: Instant,
-    ) -> bool {
+    ) -> Result<(), Fault> {
         match peer.converse(self.callers(kind), &self.target, says, due).await {
             Ok(conversed) => {
                 self.completed(kind, began);
                 conversed.close();
-                true
+                Ok(())
             }
             Err(fault) => {
                 self.failed(kind, fault);
-                false
+                Err(fault)
             }
         }
     }
@@ -490,38 +437,16 @@ impl Load {
         });
     }
 
-    /// An identity that the node's rule trusts and that has not been used; `None` when there is none left.
-    pub(super) fn new_friend(&self) -> Option<Peer> {
-        if let Some(unheard) = locked(&self.unheard[Group::Friends as usize]).pop() {
-            return Some(unheard);
-        }
-        let number = self.next_friend.fetch_add(1, Ordering::Relaxed);
-        let listed = self.plan.friends().is_none_or(|friends| number < friends);
-        listed.then(|| {
-            let ready = usize::try_from(number).ok().and_then(|at| self.keys.get()?.get(at));
-            let key = ready.cloned().unwrap_or_else(|| key_of(self.plan.seed, Group::Friends, number));
-            Peer::with_key(key, Group::Friends, number)
-        })
-    }
-
-    pub(super) fn new_stranger(&self) -> Peer {
-        if let Some(unheard) = locked(&self.unheard[Group::Strangers as usize]).pop() {
-            return unheard;
-        }
-        let number = self.next_stranger.fetch_add(1, Ordering::Relaxed);
-        Peer::new(self.plan.seed, Group::Strangers, number)
-    }
-
     /// Makes a new peer trusted, without counting it.
-    async fn befriend(&self) -> Option<Result<Peer, Fault>> {
-        let mut peer = self.new_friend()?;
+    pub(super) async fn befriend(&self) -> Option<Result<Peer, Fault>> {
+        let mut peer = self.peers.new_friend()?;
         Some(match self.befriended(&mut peer).await {
             Ok(conversed) => {
                 conversed.close();
                 Ok(peer)
             }
             Err(fault) => {
-                self.retire(peer);
+                self.peers.put_aside(peer);
                 Err(fault)
             }
         })
@@ -531,35 +456,14 @@ impl Load {
         peer.converse(&self.callers, &self.target, Some(Statement::Grant), Disposition::Granted).await
     }
 
-    async fn take_friend(&self, number: u64) -> Option<Result<Peer, Fault>> {
-        let found = {
-            let mut trusted = locked(&self.trusted);
-            let count = trusted.len() as u64;
-            let place = usize::try_from(scatter(self.plan.seed, number) % count.max(1)).unwrap_or_default();
-            (count > 0).then(|| trusted.swap_remove(place))
-        };
-        match found {
-            Some(peer) => Some(Ok(peer)),
-            None => self.befriend().await,
+    /// A trusted peer, and when its operation began. Where none is left a closed loop makes one, which is not part of
+    /// what is measured; the arrivals of an open one have no time for it.
+    async fn take_friend(&self, intended: Instant) -> Option<Result<(Peer, Instant), Fault>> {
+        match self.peers.trusted() {
+            Some(peer) => Some(Ok((peer, intended))),
+            None if self.plan.rate.is_some() => Some(Err(Fault::NotSent)),
+            None => Some(self.befriend().await?.map(|peer| (peer, Instant::now()))),
         }
-    }
-
-    pub(super) fn give_back(&self, peer: Peer) {
-        locked(&self.trusted).push(peer);
-    }
-
-    /// Retires a peer, or lets it come again as if for the first time where nobody has heard of it: its key and its TLS
-    /// settings cost more than an attempt that is turned away.
-    fn put_aside(&self, peer: Peer) {
-        if peer.is_unheard() {
-            locked(&self.unheard[peer.group as usize]).push(peer);
-        } else {
-            self.retire(peer);
-        }
-    }
-
-    pub(super) fn retire(&self, peer: Peer) {
-        locked(&self.memories).push(peer.memory);
     }
 }
 

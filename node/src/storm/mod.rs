@@ -3,6 +3,7 @@
 //! ```text
 //! kind, arrivals   what is done and when: pure, from a seed      peer, hostile, mute   who does it
 //! plan             flags over a scenario over defaults           load                  closed and open loop
+//! peers            those that nobody is using now                prepare               what is there before the load
 //! own_node         another process on a directory of its own     watch, lateness       progress, heartbeat
 //! ledger           promised and held, compared: pure             report, page          what is said of it
 //! interrupt        the operator's signals
@@ -27,7 +28,9 @@ pub mod mute;
 pub mod own_node;
 pub mod page;
 pub mod peer;
+mod peers;
 pub mod plan;
+mod prepare;
 pub mod report;
 pub mod slow_medium;
 pub mod spoof;
@@ -138,7 +141,7 @@ async fn storm(
             load.stop();
         }
     });
-    load.prepare().await;
+    prepare::prepare(&load, output).await;
     let used = |own: Option<&OwnNode>| own.map(|own| own.cpu_us() + cpu_us("self").unwrap_or_default());
     let before = used(own.as_ref());
     let watch = Watch::begin(load.clone(), socket.clone(), progress)?;
@@ -161,7 +164,7 @@ async fn storm(
         let _ = timeout(Duration::from_secs(3), callers.wait_idle()).await;
     }
     let mut remains = Remains { operations: if ended { 0 } else { in_flight.max(1) }, ..Remains::default() };
-    let memories = load.memories();
+    let memories = load.peers.memories();
     let (truth, checked) = match own.take() {
         Some(mut own) => {
             if let Some(socket) = &socket {

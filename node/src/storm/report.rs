@@ -19,7 +19,7 @@ pub struct Report {
     pub completed: u64,
     /// Operations of any kind that did not.
     pub failed: u64,
-    /// Of those that failed: arrivals of an open loop for which the generator had no place.
+    /// Of those that failed: arrivals of an open loop for which the generator had no place, or no peer.
     #[serde(default)]
     pub not_sent: u64,
     pub rate_per_s: f64,

@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// One peer that grants and vanishes at `stage`.
 pub(super) async fn vanish(load: &Load, stage: u64) -> Result<(), Fault> {
-    let Some(mut peer) = load.new_friend() else { return Err(Fault::NotSent) };
+    let Some(mut peer) = load.peers.new_friend() else { return Err(Fault::NotSent) };
     let datagrams = u32::try_from(1 + stage % DATAGRAMS).unwrap_or(1);
     let from = load.plan.crowd_addresses(load.target.at);
     let place = usize::try_from(peer.number).unwrap_or_default() % from.len().max(1);
@@ -30,6 +30,6 @@ pub(super) async fn vanish(load: &Load, stage: u64) -> Result<(), Fault> {
     let conversation = peer.converse(&callers, &load.target, Some(Statement::Grant), Disposition::Granted);
     // Whatever became of it: nobody hears its end.
     let _ = timeout(PATIENCE, conversation).await;
-    load.retire(peer);
+    load.peers.retire(peer);
     Ok(())
 }
