@@ -31,7 +31,7 @@ use crate::control::metrics::Measured;
 use crate::data_dir::DataDir;
 use crate::engine::{ContactFault, Engine};
 use crate::entropy;
-use crate::links;
+use crate::links::{self, PingFault};
 use crate::names::{self, Purpose};
 use crate::stores::{self, Stores};
 use crate::transport::DialError;
@@ -424,11 +424,17 @@ impl Operator {
 impl Engine {
     async fn ping(self: &Arc<Engine>, peer: PeerId, nonce: u64) -> Result<Duration, ContactFault> {
         self.may_ping(&peer)?;
-        if self.registry.session(&peer).is_none() {
-            self.contact(peer, true).await?;
-            // The exchange may have ended what it was to bring.
-            self.may_ping(&peer)?;
+        let answer = match self.registry.session(&peer) {
+            Some(link) => links::ping(&link.connection, nonce).await,
+            None => Err(PingFault::Ended),
+        };
+        // Two that have dialled each other may not have agreed yet which connection stays: an exchange settles it.
+        if answer != Err(PingFault::Ended) {
+            return answer.map_err(ContactFault::Ping);
         }
+        self.contact(peer, true).await?;
+        // The exchange may have ended what it was to bring.
+        self.may_ping(&peer)?;
         let link = self.registry.session(&peer).ok_or(ContactFault::NoSession)?;
         links::ping(&link.connection, nonce).await.map_err(ContactFault::Ping)
     }
@@ -491,7 +497,7 @@ fn refused(refusal: Refusal, peer: &PeerId) -> ApiError {
 
 fn unreached(peer: &PeerId, fault: ContactFault) -> ApiError {
     let code = match fault {
-        ContactFault::Dial { fault: DialError::TimedOut, .. } | ContactFault::Ping(links::PingFault::TimedOut) => {
+        ContactFault::Dial { fault: DialError::TimedOut, .. } | ContactFault::Ping(PingFault::TimedOut) => {
             ErrorCode::TimedOut
         }
         ContactFault::Dial { fault: DialError::WrongKey { .. }, .. }
