@@ -265,7 +265,7 @@ impl Payload {
     }
 
     /// The changes.
-    #[cfg(test)]
+    #[cfg(all(test, not(handfast_loom)))]
     pub(crate) fn bytes(&self) -> &[u8] {
         self.frame.get(FRAME_HEADER_BYTES..).unwrap_or_default()
     }
