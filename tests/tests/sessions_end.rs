@@ -18,8 +18,8 @@ use handfast_trust::{EndReason, Role, SessionId};
 use nodes::{Home, PATIENCE, until};
 use tokio::time::timeout;
 
-/// A handshake and three exchanges take some thirty.
-const DATAGRAMS_OF_A_FEW_EXCHANGES: u64 = 200;
+/// A handshake and three exchanges bring some ten; whoever asks over the same connection until it is idle, some seventy.
+const DATAGRAMS_OF_A_FEW_EXCHANGES: u64 = 40;
 
 /// A connection from one node to the other, registered there, whose task is this test.
 async fn registered(from: &BareNode, to: &BareNode) -> Registration {
