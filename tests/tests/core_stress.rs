@@ -3,7 +3,6 @@
 //! What a thread knows to be durable is found after the end; two stores share one drainer.
 
 #![allow(clippy::unwrap_used, reason = "a suite stops at what it does not expect")]
-#![allow(clippy::disallowed_methods, reason = "the real core takes its time from whoever runs it")]
 
 use std::collections::HashMap;
 use std::fs::Permissions;
