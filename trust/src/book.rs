@@ -431,11 +431,7 @@ impl Book {
         };
         let mut removed = None;
         let (stored, _) = self.store.write(|table| {
-            let same = match (table.get(&moment.peer), before) {
-                (None, None) => true,
-                (Some(current), Some(before)) => Arc::ptr_eq(current, before),
-                _ => false,
-            };
+            let same = table.still_holds(&moment.peer, before);
             if !same || (bounds == Bounds::Caps && !self.has_room(before, next.as_ref(), moment.now)) {
                 return false;
             }

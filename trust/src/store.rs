@@ -94,7 +94,7 @@ impl<R: Record> Store<R> {
     /// Puts `record` in the place of `before`; false, and nothing is done, where something else is there by now.
     pub fn replace(&self, key: R::Key, before: Option<&Arc<R>>, record: Arc<R>, urgency: Urgency) -> bool {
         let put = |table: &mut Table<R>| {
-            let is_as_before = table.get(&key).map(Arc::as_ptr) == before.map(Arc::as_ptr);
+            let is_as_before = table.still_holds(&key, before);
             if is_as_before {
                 table.put_shared(key, record, urgency);
             }

@@ -138,6 +138,15 @@ impl<R: Record> Table<R> {
         find(sub_map, hash, key).ok().and_then(|at| sub_map[at].record.as_ref())
     }
 
+    /// Whether this key has just the record that a change was prepared from, or still none.
+    pub(crate) fn still_holds(&self, key: &R::Key, before: Option<&Arc<R>>) -> bool {
+        match (self.get(key), before) {
+            (None, None) => true,
+            (Some(current), Some(before)) => Arc::ptr_eq(current, before),
+            _ => false,
+        }
+    }
+
     /// Sets the record of this key. Allocates: where holds must be short, see [`put_shared`](Self::put_shared).
     pub fn put(&mut self, key: R::Key, record: R, urgency: Urgency) {
         self.put_shared(key, Arc::new(record), urgency);

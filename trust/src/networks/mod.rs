@@ -37,7 +37,7 @@ pub use self::host::AddressOf;
 pub use self::invites::{ENDED_KEPT_MS, Invitation};
 use self::members::List;
 pub use self::members::{Members, Standing};
-use self::record::{Found, is_same};
+use self::record::Found;
 pub use self::record::{
     ISSUERS_MAX, InviteRecord, Joining, Kept, MemberRecord, NetKey, NetRecord, NetworkRecord, RedemptionRecord,
 };
@@ -168,7 +168,7 @@ impl Networks {
         let mut changes: Vec<_> =
             changes.into_iter().map(|(key, found, record)| (key, found, Arc::new(record))).collect();
         let (stored, revision) = self.store.write(|table| {
-            if !changes.iter().all(|(key, found, _)| is_same(table.get(key), found)) {
+            if !changes.iter().all(|(key, found, _)| table.still_holds(key, found.as_ref())) {
                 return false;
             }
             for (key, _, record) in changes.drain(..) {

@@ -362,12 +362,3 @@ as_kind! {
 
 /// A record as it is in the table: what a change was prepared from.
 pub(super) type Found = Option<Arc<NetRecord>>;
-
-/// Whether the table still holds what a change was prepared from.
-pub(super) fn is_same(current: Option<&Arc<NetRecord>>, found: &Found) -> bool {
-    match (current, found) {
-        (None, None) => true,
-        (Some(current), Some(found)) => Arc::ptr_eq(current, found),
-        _ => false,
-    }
-}
