@@ -3,6 +3,7 @@
 //! One task a connection, one a stream; QUIC bounds the streams (8), the registry the connections of one peer. A task
 //! that dies takes its link out of the registry (`Registration`), which ends its session.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use handfast_trust::{Direction, EndReason, Purpose, Role};
 use quinn::{RecvStream, SendStream, VarInt};
 use tokio::time::{Instant, MissedTickBehavior, timeout};
 
-use crate::admission::{Arrival, Slot, Verdict};
+use crate::admission::{Arrival, Seat, Slot, Turn, Verdict};
 use crate::clock::unix_now;
 use crate::driver::{self, read_frame_in_time, refuse};
 use crate::engine::Engine;
@@ -45,7 +46,17 @@ const CONNECTIONS_MAX: u64 = 50_000;
 
 /// Takes connections until the transport closes.
 pub async fn accept(engine: Arc<Engine>) {
-    while let Some(incoming) = engine.transport.accept().await {
+    // Who has come first is first.
+    let mut anteroom: VecDeque<(quinn::Incoming, Seat)> = VecDeque::new();
+    loop {
+        let incoming = tokio::select! {
+            incoming = engine.transport.accept() => incoming,
+            () = turn_comes(&engine, &anteroom) => {
+                call_in(&engine, &mut anteroom);
+                continue;
+            }
+        };
+        let Some(incoming) = incoming else { return };
         let arrival = Arrival { remote: incoming.remote_address(), is_validated: incoming.remote_address_validated() };
         let is_trusted =
             |peer: &PeerId| engine.book.authorise(peer, Purpose::Session, Direction::Inbound, unix_now()).is_ok();
@@ -55,11 +66,8 @@ pub async fn accept(engine: Arc<Engine>) {
             engine.admission.judge(arrival, engine.clock.now().0, is_trusted)
         };
         match verdict {
-            Verdict::Accept(slot) => {
-                let berth = Berth::new(!slot.stands_back());
-                let handshake = handshake(engine.clone(), incoming, slot, berth.clone());
-                engine.berths.spawn(&berth, handshake);
-            }
+            Verdict::Accept(slot) => begin(&engine, incoming, slot),
+            Verdict::Wait(seat) => anteroom.push_back((incoming, seat)),
             Verdict::Retry => {
                 // Refused only for an address that is proven already, and then it needs no Retry.
                 if let Err(proven) = incoming.retry() {
@@ -69,6 +77,30 @@ pub async fn accept(engine: Arc<Engine>) {
             Verdict::Refuse => incoming.refuse(),
         }
     }
+}
+
+async fn turn_comes(engine: &Engine, anteroom: &VecDeque<(quinn::Incoming, Seat)>) {
+    match anteroom.front() {
+        Some((_, seat)) => engine.admission.freed(seat, engine.clock.now().0).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Begins with those whose turn has come, and sends those away who have waited too long.
+fn call_in(engine: &Arc<Engine>, anteroom: &mut VecDeque<(quinn::Incoming, Seat)>) {
+    while let Some((incoming, seat)) = anteroom.pop_front() {
+        match engine.admission.turn(seat, engine.clock.now().0) {
+            Turn::Begin(slot) => begin(engine, incoming, slot),
+            Turn::Refuse => incoming.refuse(),
+            Turn::Wait(seat) => return anteroom.push_front((incoming, seat)),
+        }
+    }
+}
+
+fn begin(engine: &Arc<Engine>, incoming: quinn::Incoming, slot: Slot) {
+    let berth = Berth::new(!slot.stands_back());
+    let handshake = handshake(engine.clone(), incoming, slot, berth.clone());
+    engine.berths.spawn(&berth, handshake);
 }
 
 /// TLS, paid for by the slot, and then the connection until it ends.

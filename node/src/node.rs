@@ -7,7 +7,9 @@
 //! Threads: the *data* runtime has as many workers as cores and runs everything that touches quinn, but for what is done
 //! for strangers that stand back, which a second one with a lower priority, the *crowd*, does (`transport::berths`); the *control*
 //! runtime is one thread for the control API and timers, so that a storm on the wire cannot starve the operator. The
-//! drainer is a third kind: the one thread that writes record files.
+//! drainer is a third kind: the one thread that writes record files. These two have the priority that the process was
+//! started with, and all that works for connections a lower one: what a whole storm waits for is not kept from a processor
+//! by one of its handshakes.
 //!
 //! Dying at any point loses nothing acknowledged: a start after that finds what recovery finds, and closes the dead
 //! run's sessions as orphaned.
@@ -35,7 +37,7 @@ use crate::operations::{Live, Operator};
 use crate::output::Output;
 use crate::stores;
 use crate::storm::slow_medium::{SlowDisk, SlowMedium};
-use crate::transport::{Berths, CROWD_NICENESS, seed_generator, stand_back};
+use crate::transport::{Berths, CROWD_NICENESS, DATA_NICENESS, seed_generator, stand_back};
 
 /// How long running exchanges may take to finish when the node stops.
 const STOP_PATIENCE: Duration = Duration::from_secs(2);
@@ -102,11 +104,9 @@ impl Node {
             let built = Builder::new_multi_thread().thread_name(name).on_thread_start(start).enable_all().build();
             built.map_err(|error| no_runtime(&error))
         };
-        let stand_back = || {
-            seed_generator();
-            stand_back(CROWD_NICENESS);
-        };
-        let (data, crowd) = (runtime("data", seed_generator)?, runtime("crowd", stand_back)?);
+        let begin_data = || begin_thread(DATA_NICENESS);
+        let begin_crowd = || begin_thread(CROWD_NICENESS);
+        let (data, crowd) = (runtime("data", begin_data)?, runtime("crowd", begin_crowd)?);
         let bare = {
             let _inside = data.enter();
             BareNode::start_on(opened, config, Berths::apart(data.handle().clone(), crowd.handle().clone()))?
@@ -181,6 +181,12 @@ impl Node {
         socket::remove(&self.socket);
         self.bare.close().map(|_| ())
     }
+}
+
+/// What a thread that works for connections does first.
+fn begin_thread(niceness: i32) {
+    seed_generator();
+    stand_back(niceness);
 }
 
 fn no_runtime(error: &std::io::Error) -> ApiError {

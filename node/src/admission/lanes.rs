@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-/// Strangers under way.
-pub const STRANGERS_MAX: u32 = 320;
+/// Strangers under way. Twice as many as keep two processors busy on a short way: more only push each other out of the
+/// caches, and who waits for a permit is not lost (`anteroom`).
+pub const STRANGERS_MAX: u32 = 128;
 /// Friends under way.
-pub const FRIENDS_MAX: u32 = 256;
+pub const FRIENDS_MAX: u32 = 128;
 /// What a lane shrinks to.
 pub const PERMITS_MIN: u32 = 64;
 /// How long the work for a new one may wait for a thread.
@@ -115,14 +116,20 @@ impl Permits {
 
     /// A permit is free, or the oldest has been under way for longer than `patience`.
     pub(super) fn has_room(&self, patience: Duration, now: Duration) -> bool {
-        self.has_free() || self.under_way.values().next().is_some_and(|oldest| oldest.since + patience <= now)
+        self.has_free() || self.oldest().is_some_and(|oldest| oldest + patience <= now)
     }
 
-    /// Many permits are free, or more than people are on their way for.
-    pub(super) fn invites(&self, patience: Duration, now: Duration) -> bool {
+    /// Many permits are free, or more, with so many seats beside them, than people are on their way for.
+    pub(super) fn invites(&self, seats: u32, patience: Duration, now: Duration) -> bool {
         let old = self.under_way.values().take(INVITED_TO_FULL).take_while(|one| one.since + patience <= now).count();
-        let free = self.given().saturating_sub(self.taken()) + u32::try_from(old).unwrap_or(u32::MAX);
-        free >= self.given() / 4 || self.invited.expected(now) < f64::from(free)
+        let free = self.given().saturating_sub(self.taken());
+        let wanted = || self.invited.expected(now) - old as f64;
+        free >= self.given() / 4 || wanted() < f64::from(free + seats)
+    }
+
+    /// Since when the one is under way that began first.
+    pub(super) fn oldest(&self) -> Option<Duration> {
+        self.under_way.values().next().map(|oldest| oldest.since)
     }
 
     /// One is on its way to being judged.

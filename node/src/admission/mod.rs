@@ -21,14 +21,17 @@
 //!   threads take the processors from each other, which costs a quarter more of them for a handshake.
 //!
 //! A source whose bucket is empty, or anybody while many that proved nothing are half open, must first prove the address
-//! (QUIC Retry, RFC 9000, section 8.1.2), which costs us one small packet and no state. Who cannot get a permit is
-//! refused with one small packet at once, so that it does not ask again and again. Both cost the keys of a first packet,
+//! (QUIC Retry, RFC 9000, section 8.1.2), which costs us one small packet and no state. Who has proven it and finds no permit
+//! free waits for one in the *anteroom* (`anteroom`): its first packet is all that is kept of it, a twentieth of what a
+//! handshake under way takes. Who finds that full is refused with one small packet at once, so that it does not ask again
+//! and again. Both cost the keys of a first packet,
 //! and are given so many times a second; first packets beyond that are left out before QUIC sees them
 //! (`transport::sieve`), unless they say that they come from a friend's address.
 //!
 //! Time is an argument. Not here: what a source may begin (`sources`), how many may be under way (`lanes`), where friends
 //! are expected (`friends`).
 
+mod anteroom;
 mod friends;
 mod lanes;
 mod sources;
@@ -43,6 +46,7 @@ use std::time::Duration;
 use handfast_protocol::PeerId;
 use tokio::sync::Notify;
 
+pub use self::anteroom::{SEAT_PATIENCE, SEATS_MAX, Seat, Turn};
 use self::friends::Friends;
 pub use self::friends::{FRIEND_FOR, FRIEND_PLACES_MAX, PLACES_PER_PEER_MAX};
 use self::lanes::Permits;
@@ -87,6 +91,8 @@ pub struct Arrival {
 pub enum Verdict {
     /// Begin the handshake; the slot pays for it.
     Accept(Slot),
+    /// Keep it until its turn comes ([`Admission::turn`]).
+    Wait(Seat),
     /// Let it prove its address first.
     Retry,
     /// Say that there is no room.
@@ -97,6 +103,16 @@ pub enum Verdict {
 #[derive(Debug)]
 pub struct Admission {
     state: Mutex<State>,
+    /// A permit has come back that somebody waits for.
+    freed: Notify,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Begins,
+    Waits,
+    Asked,
+    Refused,
 }
 
 #[derive(Debug)]
@@ -110,6 +126,8 @@ struct State {
     /// How long the work for a new one has waited for a thread lately.
     usual_wait: Duration,
     next: u64,
+    /// Who waits for a stranger's permit.
+    seated: u32,
     half_open: u32,
     unproven: u32,
     /// Of these, from addresses that are no friend's.
@@ -142,6 +160,8 @@ pub struct InUse {
     pub strangers: u32,
     /// Places that have friends under way.
     pub friend_addresses: u32,
+    /// Who has proven an address and waits for a permit.
+    pub seated: u32,
 }
 
 impl Admission {
@@ -154,6 +174,7 @@ impl Admission {
             strangers: Permits::of(Lane::Stranger),
             usual_wait: Duration::ZERO,
             next: 0,
+            seated: 0,
             half_open: 0,
             unproven: 0,
             unproven_strangers: 0,
@@ -162,7 +183,7 @@ impl Admission {
             expected: Friends::default(),
             counts: Counts::default(),
         };
-        Admission { state: Mutex::new(state) }
+        Admission { state: Mutex::new(state), freed: Notify::new() }
     }
 
     /// Whether a first packet that proves nothing is to be left out unseen: it would only be refused, or asked for its
@@ -170,16 +191,17 @@ impl Admission {
     pub fn overlooks(&self, ip: IpAddr, now: Duration) -> bool {
         let mut state = self.state();
         let is_friend = state.is_friend(ip, now, |_| true) && state.has_friends_permit(ip, now);
-        let lane = if is_friend { Lane::Friend } else { Lane::Stranger };
+        let (patience, seats) = (state.patience(), state.free_seats());
+        // A friend that finds its lane full may still be a stranger.
+        let is_invited = is_friend && state.friends.invites(0, patience, now);
+        let lane = if is_invited { Lane::Friend } else { Lane::Stranger };
         let is_taken = state.takes_unproven(is_friend, now) && state.sources.has_token(ip, now);
-        let answers = if is_taken {
+        let answers = if is_taken || is_invited {
             true
-        } else if !state.has_room(lane, now) {
+        } else if seats == 0 {
             state.refusals.take(REFUSALS_PER_S, now)
         } else {
-            let patience = state.patience();
-            let invites = state.lane(lane).invites(patience, now);
-            invites && (is_friend || state.retries.take(RETRIES_PER_S, now))
+            state.strangers.invites(seats, patience, now) && state.retries.take(RETRIES_PER_S, now)
         };
         if answers {
             // On its way to being judged, behind all that came with it.
@@ -204,35 +226,38 @@ impl Admission {
             true => Lane::Friend,
             false => Lane::Stranger,
         };
-        let has_room = state.has_room(lane, now);
+        // Nobody comes before those who wait. Where all seats are taken, there is no room for strangers.
+        let has_room = (lane == Lane::Friend || state.seated == 0) && state.has_room(lane, now);
+        let has_seat = state.free_seats() > 0;
         let has_token = lane == Lane::Friend || state.sources.has_token(ip, now);
-        let verdict = match (arrival.is_validated, has_room && has_token) {
-            (true, true) => None,
-            (true, false) => Some(Verdict::Refuse),
+        let fate = match (arrival.is_validated, has_token) {
+            (true, true) if has_room => Fate::Begins,
+            (true, true) if has_seat => Fate::Waits,
+            (true, _) => Fate::Refused,
             // The friends' lane has room, where it is a friend.
-            (false, _) if !has_room && !is_friend => Some(Verdict::Refuse),
-            (false, true) if state.takes_unproven_now(is_friend) => None,
-            (false, _) => Some(Verdict::Retry),
+            (false, _) if !has_seat && !is_friend => Fate::Refused,
+            (false, true) if has_room && state.takes_unproven_now(is_friend) => Fate::Begins,
+            (false, _) => Fate::Asked,
         };
         // Who is asked for a proof stays expected.
-        if arrival.is_validated || !matches!(verdict, Some(Verdict::Retry)) {
+        if fate != Fate::Asked {
             state.lane(if is_friend { Lane::Friend } else { Lane::Stranger }).came(now);
         }
-        match verdict {
-            Some(Verdict::Refuse) => state.counts.refused += 1,
-            Some(_) => state.counts.retried += 1,
-            None => state.counts.accepted += 1,
-        }
-        if let Some(verdict) = verdict {
-            return verdict;
-        }
-        if lane == Lane::Stranger {
+        if lane == Lane::Stranger && matches!(fate, Fate::Begins | Fate::Waits) {
             state.sources.take_token(ip, now);
         }
-        if state.lane(lane).make_way() {
-            state.counts.evicted += 1;
+        match fate {
+            Fate::Begins => Verdict::Accept(state.begin(self, arrival, (lane, is_friend), now)),
+            Fate::Waits => Verdict::Wait(state.seat(self, arrival, now)),
+            Fate::Asked => {
+                state.counts.retried += 1;
+                Verdict::Retry
+            }
+            Fate::Refused => {
+                state.counts.refused += 1;
+                Verdict::Refuse
+            }
         }
-        Verdict::Accept(state.reserve(self, arrival, (lane, is_friend), now))
     }
 
     /// A peer that is trusted has authenticated at this address.
@@ -258,6 +283,7 @@ impl Admission {
             friends: state.friends.taken(),
             strangers: state.strangers.taken(),
             friend_addresses: u32::try_from(state.friends_at.len()).unwrap_or(u32::MAX),
+            seated: state.seated,
         }
     }
 
@@ -313,6 +339,19 @@ impl State {
     /// The same, beside those who are about to be judged.
     fn takes_unproven(&self, is_friend: bool, now: Duration) -> bool {
         self.takes_unproven_now(is_friend) && self.strangers.has_free_beside_the_invited(now)
+    }
+
+    /// Takes a permit for it, from whoever has had its time if none is free.
+    fn begin(
+        &mut self,
+        admission: &Arc<Admission>,
+        arrival: Arrival,
+        (lane, is_friend): (Lane, bool),
+        now: Duration,
+    ) -> Slot {
+        self.counts.accepted += 1;
+        self.counts.evicted += u64::from(self.lane(lane).make_way());
+        self.reserve(admission, arrival, (lane, is_friend), now)
     }
 
     fn reserve(
@@ -436,6 +475,10 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.admission.state().release(self);
+        let mut state = self.admission.state();
+        state.release(self);
+        if state.seated > 0 {
+            self.admission.freed.notify_one();
+        }
     }
 }

@@ -21,6 +21,15 @@ fn judge(admission: &Arc<Admission>, arrival: Arrival, now: Duration) -> Verdict
     admission.judge(arrival, now, |peer| *peer == friend())
 }
 
+/// Takes what seats are free.
+fn seated(admission: &Arc<Admission>, arrival: Arrival, now: Duration) -> Vec<Seat> {
+    let seat = |_| match judge(admission, arrival, now) {
+        Verdict::Wait(seat) => Some(seat),
+        _ => None,
+    };
+    (0..=SEATS_MAX).filter_map(seat).collect()
+}
+
 fn accepted(admission: &Arc<Admission>, arrival: Arrival, now: Duration, tries: u32) -> Vec<Slot> {
     let slot = |_| match judge(admission, arrival, now) {
         Verdict::Accept(slot) => Some(slot),
@@ -79,13 +88,14 @@ fn strangers_cannot_take_the_friends_permits_nor_friends_the_strangers() {
     admission.befriend(friend(), "203.0.113.9".parse().unwrap(), SECOND);
     let strangers = accepted(&admission, from("192.0.2.1", true), SECOND, 2_000);
     assert_eq!(strangers.len() as u32, STRANGERS_MAX);
+    let seats = seated(&admission, from("192.0.2.1", true), SECOND);
     assert!(matches!(judge(&admission, from("192.0.2.1", true), SECOND), Verdict::Refuse));
     assert!(matches!(judge(&admission, from("192.0.2.1", false), SECOND), Verdict::Refuse), "Retry would be vain");
     assert!(matches!(judge(&admission, from("203.0.113.9", false), SECOND), Verdict::Retry), "perhaps a friend");
     let friends = accepted(&admission, from("203.0.113.9", true), SECOND, 2_000);
     assert_eq!(friends.len() as u32, FRIENDS_PER_ADDRESS_MAX, "the rest of one address are strangers");
     assert!(matches!(judge(&admission, from("203.0.113.9", false), SECOND), Verdict::Refuse), "vain for it, too");
-    drop(strangers);
+    drop((strangers, seats));
     assert!(matches!(judge(&admission, from("192.0.2.1", true), SECOND), Verdict::Accept(_)));
 }
 
@@ -207,14 +217,14 @@ fn an_ipv6_64_is_one_place_for_friends_and_their_permits() {
 fn every_reservation_comes_back_once() {
     let admission = admission(Rates { per_address: 1_000_000, per_prefix: 1_000_000 });
     admission.befriend(friend(), "203.0.113.9".parse().unwrap(), SECOND);
-    let mut slots = accepted(&admission, from("192.0.2.1", true), SECOND, 100);
+    let mut slots = accepted(&admission, from("192.0.2.1", true), SECOND, 50);
     slots.extend(accepted(&admission, from("192.0.2.1", false), SECOND, 10));
     slots.extend(accepted(&admission, from("203.0.113.9", true), SECOND, 100));
-    let (friends, strangers) = (FRIENDS_PER_ADDRESS_MAX, 210 - FRIENDS_PER_ADDRESS_MAX);
-    assert_eq!(admission.in_use(), InUse { half_open: 210, friends, strangers, friend_addresses: 1 });
+    let (friends, strangers) = (FRIENDS_PER_ADDRESS_MAX, 160 - FRIENDS_PER_ADDRESS_MAX);
+    assert_eq!(admission.in_use(), InUse { half_open: 160, friends, strangers, friend_addresses: 1, seated: 0 });
     slots.iter_mut().step_by(2).for_each(Slot::authenticated);
     slots.iter_mut().step_by(2).for_each(Slot::authenticated);
-    assert_eq!(admission.in_use(), InUse { half_open: 105, friends, strangers, friend_addresses: 1 });
+    assert_eq!(admission.in_use(), InUse { half_open: 80, friends, strangers, friend_addresses: 1, seated: 0 });
     slots.clear();
     assert_eq!(admission.in_use(), InUse::default());
     assert_eq!(admission.state().unproven, 0);
@@ -225,7 +235,7 @@ fn who_sits_on_a_permit_makes_way_for_one_who_has_proven_an_address() {
     let admission = admission(Rates { per_address: 1_000_000, per_prefix: 1_000_000 });
     let sitting = accepted(&admission, from("192.0.2.1", true), SECOND, STRANGERS_MAX);
     let soon = SECOND + FULL_PATIENCE - Duration::from_millis(1);
-    assert!(matches!(judge(&admission, from("192.0.2.2", true), soon), Verdict::Refuse), "it has its time");
+    assert!(matches!(judge(&admission, from("192.0.2.2", true), soon), Verdict::Wait(_)), "it has its time");
     let later = SECOND + FULL_PATIENCE;
     assert!(matches!(judge(&admission, from("192.0.2.2", false), later), Verdict::Retry), "not for a spoofed one");
     let next = accepted(&admission, from("192.0.2.2", true), later, 3);
@@ -245,12 +255,13 @@ fn where_all_take_long_nobody_makes_way_early() {
     let admission = admission(Rates { per_address: 1_000_000, per_prefix: 1_000_000 });
     let mut slots = accepted(&admission, from("192.0.2.1", true), SECOND, STRANGERS_MAX);
     let took = FULL_PATIENCE;
-    slots[..100].iter_mut().for_each(|slot| slot.answered(SECOND + took));
+    let (first, second) = (STRANGERS_MAX as usize / 2, STRANGERS_MAX as usize);
+    slots[..first].iter_mut().for_each(|slot| slot.answered(SECOND + took));
     // Who stays for one exchange after the other counts once.
     (0..100).for_each(|_| slots[0].answered(100 * SECOND));
-    assert!(matches!(judge(&admission, from("192.0.2.2", true), SECOND + 3 * took), Verdict::Refuse));
+    assert!(matches!(judge(&admission, from("192.0.2.2", true), SECOND + 3 * took), Verdict::Wait(_)));
     assert!(matches!(judge(&admission, from("192.0.2.2", true), SECOND + 4 * took), Verdict::Accept(_)));
-    slots[100..200].iter_mut().for_each(|slot| slot.answered(100 * SECOND));
+    slots[first..second].iter_mut().for_each(|slot| slot.answered(100 * SECOND));
     let at_most = SECOND + FULL_PATIENCE_MAX;
     assert!(matches!(judge(&admission, from("192.0.2.2", true), at_most), Verdict::Accept(_)), "nor ever");
 }
@@ -271,14 +282,106 @@ fn where_there_is_no_room_so_many_are_told_and_the_rest_is_left_out() {
     admission.befriend(friend(), "203.0.113.9".parse().unwrap(), SECOND);
     assert_eq!(overlooked(&admission, "192.0.2.1", SECOND, 10_000), 0, "there is room");
     let slots = accepted(&admission, from("192.0.2.1", true), SECOND, STRANGERS_MAX);
+    let seats = seated(&admission, from("192.0.2.1", true), SECOND);
     assert_eq!(overlooked(&admission, "192.0.2.1", SECOND, 10_000), 10_000 - REFUSALS_PER_S);
     assert_eq!(overlooked(&admission, "203.0.113.9", SECOND, 10_000), 0, "perhaps a friend");
     assert_eq!(admission.counts().overlooked, 10_000 - REFUSALS_PER_S);
     let later = SECOND + FULL_PATIENCE;
-    let asked = overlooked(&admission, "192.0.2.1", later, 10_000);
-    assert_eq!(asked, 10_000 - INVITED_TO_FULL as u64, "the oldest would make way for one with a proof");
+    assert_eq!(overlooked(&admission, "192.0.2.1", later, 10_000), 10_000 - REFUSALS_PER_S / 2, "others are first");
+    drop(seats);
+    let asked = 10_000 - overlooked(&admission, "192.0.2.1", later, 10_000);
+    let room = INVITED_TO_FULL as u64 + u64::from(SEATS_MAX);
+    assert_eq!(asked, room, "the oldest would make way for one with a proof, and others may wait");
     drop(slots);
-    assert_eq!(overlooked(&admission, "192.0.2.1", later, 10_000), 0, "there is room again");
+    assert_eq!(overlooked(&admission, "192.0.2.1", later + SECOND, 10_000), 0, "there is room again");
+}
+
+#[test]
+fn a_friend_is_a_stranger_where_the_friends_lane_is_full_and_not_left_out() {
+    let admission = admission(Rates { per_address: 1_000_000, per_prefix: 1_000_000 });
+    let places = FRIENDS_MAX / FRIENDS_PER_ADDRESS_MAX;
+    let place = |n: u32| format!("203.0.113.{n}");
+    (0..places).for_each(|n| admission.befriend(friend(), place(n).parse().unwrap(), SECOND));
+    let mut slots = accepted(&admission, from("192.0.2.1", false), SECOND, UNPROVEN_MAX);
+    (1..places)
+        .for_each(|n| slots.extend(accepted(&admission, from(&place(n), true), SECOND, FRIENDS_PER_ADDRESS_MAX)));
+    slots.extend(accepted(&admission, from(&place(0), true), SECOND, FRIENDS_PER_ADDRESS_MAX - 1));
+    assert_eq!(admission.in_use().friends, FRIENDS_MAX - 1);
+    assert_eq!(overlooked(&admission, &place(0), SECOND, 100), 0, "strangers have room");
+    drop(slots);
+}
+
+#[test]
+fn who_has_proven_an_address_and_finds_no_permit_waits_and_is_first() {
+    let admission = admission(Rates { per_address: 1_000_000, per_prefix: 1_000_000 });
+    let mut slots = accepted(&admission, from("192.0.2.1", true), SECOND, STRANGERS_MAX);
+    let seat = |ip| match judge(&admission, from(ip, true), SECOND) {
+        Verdict::Wait(seat) => seat,
+        verdict => panic!("{verdict:?}"),
+    };
+    let first = seat("192.0.2.2");
+    let Turn::Wait(first) = admission.turn(first, SECOND) else { panic!("no permit has come back") };
+    assert!(matches!(judge(&admission, from("192.0.2.3", false), SECOND), Verdict::Retry), "it may wait, too");
+    drop(slots.pop());
+    let second = seat("192.0.2.3");
+    assert!(matches!(judge(&admission, from("192.0.2.4", false), SECOND), Verdict::Retry), "nobody comes before them");
+    assert_eq!(admission.in_use().seated, 2);
+    let Turn::Begin(slot) = admission.turn(first, SECOND) else { panic!("a permit has come back") };
+    let Turn::Wait(second) = admission.turn(second, SECOND) else { panic!("it was the first one's") };
+    assert_eq!((admission.in_use().strangers, admission.in_use().seated), (STRANGERS_MAX, 1));
+    drop((slot, second));
+    slots.clear();
+    assert_eq!(admission.in_use(), InUse::default());
+}
+
+#[test]
+fn nobody_waits_for_long_and_only_so_many_wait() {
+    let rates = Rates { per_address: u64::from(STRANGERS_MAX) / 2 + 50, per_prefix: 1_000_000 };
+    let admission = admission(rates);
+    let slots = accepted(&admission, from("192.0.2.1", true), SECOND, STRANGERS_MAX);
+    let wait = |ip: &str, tries: u32| -> Vec<Seat> {
+        let seat = |_| match judge(&admission, from(ip, true), SECOND) {
+            Verdict::Wait(seat) => Some(seat),
+            _ => None,
+        };
+        (0..tries).filter_map(seat).collect()
+    };
+    let mut seats = wait("192.0.2.1", 1_000);
+    assert_eq!(seats.len(), 100, "a source has to pay for its seats");
+    (2..9).for_each(|n| seats.extend(wait(&format!("192.0.2.{n}"), 1_000)));
+    assert_eq!(seats.len() as u32, SEATS_MAX);
+    assert!(matches!(judge(&admission, from("192.0.2.99", true), SECOND), Verdict::Refuse));
+    // Friends have their own permits.
+    admission.befriend(friend(), "203.0.113.9".parse().unwrap(), SECOND);
+    assert!(matches!(judge(&admission, from("203.0.113.9", true), SECOND), Verdict::Accept(_)));
+    let refused = admission.counts().refused;
+    slots.iter().for_each(|slot| (0..100).for_each(|_| slot.begins(SECOND + FULL_PATIENCE_MAX)));
+    let last = seats.pop().unwrap();
+    let late = SECOND + SEAT_PATIENCE;
+    let Turn::Wait(last) = admission.turn(last, late - Duration::from_millis(1)) else { panic!("it has time") };
+    assert!(matches!(admission.turn(last, late), Turn::Refuse));
+    assert_eq!((admission.counts().refused - refused, admission.in_use().seated), (1, SEATS_MAX - 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_hears_of_a_permit_that_comes_back_and_of_the_end_of_its_time() {
+    let admission = admission(Rates { per_address: 1_000_000, per_prefix: 1_000_000 });
+    let mut slots = accepted(&admission, from("192.0.2.1", true), SECOND, STRANGERS_MAX);
+    let Verdict::Wait(seat) = judge(&admission, from("192.0.2.2", true), SECOND) else { panic!("no seat") };
+    let begun = tokio::time::Instant::now();
+    drop(slots.pop());
+    admission.freed(&seat, SECOND).await;
+    assert_eq!(begun.elapsed(), Duration::ZERO, "also where it came back before somebody asked");
+    let Turn::Begin(_) = admission.turn(seat, SECOND) else { panic!("a permit has come back") };
+    slots.extend(accepted(&admission, from("192.0.2.1", true), SECOND, 1));
+    let Verdict::Wait(seat) = judge(&admission, from("192.0.2.2", true), SECOND) else { panic!("no seat") };
+    let begun = tokio::time::Instant::now();
+    admission.freed(&seat, SECOND).await;
+    assert_eq!(begun.elapsed(), FULL_PATIENCE, "the oldest has had its time");
+    slots.iter().for_each(|slot| (0..100).for_each(|_| slot.begins(SECOND + FULL_PATIENCE_MAX)));
+    let begun = tokio::time::Instant::now();
+    admission.freed(&seat, SECOND).await;
+    assert_eq!(begun.elapsed(), SEAT_PATIENCE, "its own time is up");
 }
 
 #[test]
@@ -296,8 +399,8 @@ fn a_crowd_that_proves_nothing_is_asked_so_many_times_for_its_proof() {
 fn of_many_that_come_together_no_more_are_looked_at_than_there_are_permits() {
     let admission = admission(Rates { per_address: 1_000_000, per_prefix: 1_000_000 });
     let slots = accepted(&admission, from("192.0.2.1", true), SECOND, STRANGERS_MAX - 10);
-    let looked_at = (0..1_000).filter(|_| !admission.overlooks("192.0.2.2".parse().unwrap(), SECOND));
-    assert_eq!(looked_at.count(), 10, "before the first of them was judged");
+    let looked_at = |now| (0..1_000).filter(|_| !admission.overlooks("192.0.2.2".parse().unwrap(), now)).count() as u32;
+    assert_eq!(looked_at(SECOND), 10 + SEATS_MAX, "before the first of them was judged");
     drop(slots);
 }
 
@@ -307,7 +410,7 @@ fn who_is_begun_does_not_make_way_while_all_wait_for_a_thread() {
     let slots = accepted(&admission, from("192.0.2.1", true), SECOND, STRANGERS_MAX);
     (0..100).for_each(|_| slots[0].begins(SECOND + WAIT_MAX));
     let patience = WAIT_MAX * (WAITS - 1);
-    assert!(matches!(judge(&admission, from("192.0.2.2", true), SECOND + patience), Verdict::Refuse));
+    assert!(matches!(judge(&admission, from("192.0.2.2", true), SECOND + patience), Verdict::Wait(_)));
     let most = SECOND + WAIT_MAX * WAITS;
     assert!(matches!(judge(&admission, from("192.0.2.2", true), most), Verdict::Accept(_)));
 }
@@ -335,12 +438,13 @@ fn no_more_are_asked_for_a_proof_than_there_are_permits() {
     let before = SECOND * 3 / 5;
     let mut slots = accepted(&admission, from("192.0.2.1", false), before, UNPROVEN_MAX);
     assert_eq!(overlooked(&admission, "192.0.2.2", before, 1_000), 0, "while many permits are free");
-    let free = 50;
-    slots.extend(accepted(&admission, from("192.0.2.1", true), SECOND, STRANGERS_MAX - UNPROVEN_MAX - 50));
+    let free = 20 + u64::from(SEATS_MAX);
+    slots.extend(accepted(&admission, from("192.0.2.1", true), SECOND, STRANGERS_MAX - UNPROVEN_MAX - 20));
     let asked = |now| 1_000 - overlooked(&admission, "192.0.2.2", now, 1_000);
     assert_eq!(asked(SECOND), free);
     let soon = SECOND + INVITATION / 20;
-    assert_eq!(asked(soon), free / 20 + 1, "some are not expected any more");
+    let gone = free as f64 * (1.0 - (-0.05_f64).exp());
+    assert_eq!(asked(soon), gone.ceil() as u64, "some are not expected any more");
     let came = accepted(&admission, from("192.0.2.2", true), soon, 10);
     assert_eq!(came.len(), 10);
     assert_eq!(asked(soon), 0, "who came has a permit");

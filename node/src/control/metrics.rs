@@ -87,6 +87,9 @@ pub fn openmetrics(status: &StatusReply, measured: &Measured) -> String {
         for (lane, count) in [("friend", in_use.friends), ("stranger", in_use.strangers)] {
             sample(&mut text, &format!("{name}{{lane=\"{lane}\"}}"), count);
         }
+        let name = "handfast_waiting_for_permit";
+        family(&mut text, name, "gauge", "Strangers with a proven address that wait for a permit");
+        sample(&mut text, name, in_use.seated);
         let name = "handfast_friend_addresses";
         family(&mut text, name, "gauge", "Addresses that have friends under way");
         sample(&mut text, name, in_use.friend_addresses);

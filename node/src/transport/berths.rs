@@ -25,8 +25,11 @@ use quinn::{AsyncTimer, AsyncUdpSocket, Runtime, TokioRuntime};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
-/// How far the crowd's threads stand back (nice(2)): a third of the others' share where all are busy.
-pub const CROWD_NICENESS: i32 = 5;
+/// How far the threads that work for connections stand back (nice(2)) behind the drainer, for which many wait at a time, and
+/// the control thread.
+pub const DATA_NICENESS: i32 = 5;
+/// How far the crowd's threads do: a third of the calm ones' share where all are busy.
+pub const CROWD_NICENESS: i32 = 10;
 
 tokio::task_local! {
     /// Whose connection is being made.

@@ -29,7 +29,7 @@ use handfast_protocol::limits::STREAMS_MAX;
 use handfast_protocol::{CloseCode, PeerId, SecretKey};
 use quinn::{AckFrequencyConfig, IdleTimeout, Runtime as _, TransportConfig, ValidationTokenConfig, VarInt};
 
-pub use self::berths::{Berth, Berths, CROWD_NICENESS, stand_back};
+pub use self::berths::{Berth, Berths, CROWD_NICENESS, DATA_NICENESS, stand_back};
 pub use self::callers::{Caller, Callers};
 pub use self::ending::{CloseReason, DialError, TransportError, close_reason};
 pub use self::sieve::Overlooks;
