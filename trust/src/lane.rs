@@ -33,8 +33,9 @@ use crate::table::{Slot, Taken, Urgency};
 /// How long lazy changes may wait for company, as long as nobody waits for them.
 pub const LAZY_DELAY: Duration = Duration::from_secs(1);
 
-/// How long critical changes may, as long as nobody waits for them.
-pub const GATHER_DELAY: Duration = Duration::from_millis(2);
+/// How long critical changes may, as long as nobody waits for them. Each write takes the processor from whoever holds a lock
+/// a few times: at every 10 ms that is rarer than one hold in a thousand in a table that grows, at every 2 ms it is not.
+pub const GATHER_DELAY: Duration = Duration::from_millis(10);
 
 /// From the begin of a write that several tasks have waited for to that of the next, if tasks alone wait for it: a few
 /// such distances are what a handshake under load takes. A write that one task has waited for delays nothing.
