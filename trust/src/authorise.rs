@@ -285,6 +285,10 @@ impl Index<TrustRecord> for TrustIndex {
         self.passes.restock();
     }
 
+    fn touch<'a>(&self, peers: impl Iterator<Item = &'a PeerId>) {
+        self.passes.touch(peers);
+    }
+
     fn changed(&self, key: &PeerId, old: Option<&TrustRecord>, new: Option<&Arc<TrustRecord>>, revision: Revision) {
         let new = new.map(|record| &**record);
         // Most changes show in the first of the two, which costs less to look at.

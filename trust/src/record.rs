@@ -171,6 +171,13 @@ pub trait Index<R: Record>: Default + Send + Sync + 'static {
     /// Called before recovery: so many records will come, about.
     fn expect(&self, _: usize) {}
 
+    /// Called outside the lock: these will be changed next, and what is kept of them may as well be on its way.
+    fn touch<'a>(&self, _: impl Iterator<Item = &'a R::Key>)
+    where
+        R::Key: 'a,
+    {
+    }
+
     /// Called outside the lock, after each change: brings what the next ones may need, so that they need not allocate.
     fn restock(&self) {}
 }

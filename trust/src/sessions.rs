@@ -204,16 +204,7 @@ impl Sessions {
         let surplus = closed.len().saturating_sub(CLOSED_MAX);
         let surplus: Vec<SessionId> = closed.drain(..surplus).collect();
         let count = orphans.len();
-        // One hold and one batch for all of them, which are as many as a node has connections. Nobody else has the
-        // store yet, and whoever starts the node waits for this.
-        let ((), revision) = store.write(|table| {
-            for (id, record) in orphans {
-                table.put_shared(id, record, Urgency::Critical);
-            }
-            for id in surplus {
-                table.remove(&id, Urgency::Critical);
-            }
-        });
+        let revision = store.put_all(orphans, Urgency::Critical).max(store.remove_all(&surplus, |_| true));
         (Sessions { store, incarnation, closed: Lock::new(closed) }, count, revision)
     }
 

@@ -21,7 +21,7 @@ use crate::medium::Clock;
 use crate::record::{Index as _, Record, Revision};
 use crate::signals::{Durable, Publisher};
 use crate::sync::{Apart, AtomicU64, Bell, Lock, Ordering};
-use crate::table::{Cursor, Supplies, Table, Taken, Urgency, WALK_HOLD_RECORDS, WALK_RECORDS_MAX, new_chunk};
+use crate::table::{Batch, Cursor, Supplies, Table, Taken, Urgency, WALK_HOLD_RECORDS, WALK_RECORDS_MAX, new_chunk};
 
 /// Records that are removed in one lock hold.
 const REMOVED_AT_ONCE: usize = 64;
@@ -101,6 +101,19 @@ impl<R: Record> Store<R> {
             is_as_before
         };
         self.write(put).0
+    }
+
+    /// Puts these records, in this order, a few in each hold of the lock: several times faster than one by one where there
+    /// are many records. Others' changes may come between the holds, and a crash may leave the first ones without the
+    /// others, unless they are waited for. Returns the revision after the last.
+    pub fn put_all(&self, records: impl IntoIterator<Item = (R::Key, Arc<R>)>, urgency: Urgency) -> Revision {
+        let (mut records, mut batch) = (records.into_iter(), Batch::new(self.seed()));
+        let mut revision = self.revision();
+        while batch.take(&mut records) {
+            self.shared.index.touch(batch.keys());
+            revision = self.write(|table| table.put_batch(&mut batch, urgency)).1;
+        }
+        revision
     }
 
     /// Removes those of these records that `goes` names, a few in each hold of the lock; what they held is freed between

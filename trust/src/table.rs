@@ -11,6 +11,7 @@
 //!
 //! A table lives inside its store's lock. Not here: the lock (`store`), the disk (`drainer`).
 
+mod batch;
 mod dirty;
 mod supplies;
 
@@ -20,6 +21,7 @@ use std::sync::Arc;
 
 use crate::record::{Index, Record, Revision};
 
+pub(crate) use self::batch::{BATCH_HOLD_RECORDS, Batch};
 pub(crate) use self::dirty::{Chunk, Slot, new_chunk};
 use self::dirty::{Dirty, Place, TakenList};
 pub(crate) use self::supplies::{Supplies, Wanted};
@@ -154,8 +156,13 @@ impl<R: Record> Table<R> {
 
     /// As [`put`](Self::put), with a record that was allocated outside the lock.
     pub fn put_shared(&mut self, key: R::Key, record: Arc<R>, urgency: Urgency) {
+        let replaced = self.put_hashed(self.hash(&key), key, record, urgency);
+        self.retired.push(replaced);
+    }
+
+    /// Sets the record of this key, which has this hash, and returns the one before, to be dropped outside the lock.
+    fn put_hashed(&mut self, hash: u64, key: R::Key, record: Arc<R>, urgency: Urgency) -> Option<Arc<R>> {
         self.begin_change(urgency);
-        let hash = self.hash(&key);
         let group = self.groups[group_of(hash)].get_or_insert_with(|| self.supplies.group());
         let sub_map = &mut group[place_of(hash)];
         match find(sub_map, hash, &key) {
@@ -163,7 +170,7 @@ impl<R: Record> Table<R> {
                 let entry = &mut sub_map[at];
                 self.dirty.put(&mut entry.place, key, Arc::clone(&record));
                 self.index.changed(&key, entry.record.as_deref(), Some(&record), self.revision);
-                self.retired.push(entry.record.replace(record));
+                entry.record.replace(record)
             }
             Err(at) => {
                 let mut place = Place::NONE;
@@ -174,6 +181,7 @@ impl<R: Record> Table<R> {
                 }
                 sub_map.insert(at, Entry { hash, key, record: Some(record), place });
                 self.len += 1;
+                None
             }
         }
     }
@@ -258,13 +266,17 @@ fn new_group<R: Record>() -> Group<R> {
     (0..GROUP_SUB_MAPS).map(|_| Vec::new()).collect()
 }
 
+/// Where a key should be. Below the length, since the quotient is below one.
+#[allow(clippy::cast_possible_truncation)]
+fn expected_at<R: Record>(sub_map: &[Entry<R>], hash: u64) -> usize {
+    ((u128::from(hash) * sub_map.len() as u128) >> u64::BITS) as usize
+}
+
 /// Where a key is, or where it belongs. Hashes are spread evenly, so that the search begins where the key should be,
 /// and mostly ends there: one cache line or two.
 fn find<R: Record>(sub_map: &[Entry<R>], hash: u64, key: &R::Key) -> Result<usize, usize> {
     let before = |entry: &Entry<R>| (entry.hash, &entry.key) < (hash, key);
-    // Below the length, since the quotient is below one.
-    #[allow(clippy::cast_possible_truncation)]
-    let mut at = ((u128::from(hash) * sub_map.len() as u128) >> u64::BITS) as usize;
+    let mut at = expected_at(sub_map, hash);
     while at < sub_map.len() && before(&sub_map[at]) {
         at += 1;
     }

@@ -1,5 +1,6 @@
 //! handfast's store: with plain bytes, and with true trust records.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -25,9 +26,8 @@ impl Bytes {
     }
 
     fn put(&self, changes: &[Change]) {
-        for (key, bytes) in changes {
-            self.0.store.write(|table| table.put(*key, Plain(bytes.as_slice().into()), Urgency::Critical));
-        }
+        let records = changes.iter().map(|(key, bytes)| (*key, Arc::new(Plain(bytes.as_slice().into()))));
+        self.0.store.put_all(records, Urgency::Critical);
     }
 }
 
@@ -77,14 +77,16 @@ impl Engine for Trust {
     }
 
     fn commit(&mut self, changes: &[Change]) -> Result<()> {
-        for (key, _) in changes {
-            self.epoch += 1;
-            let mut record = self.templates[self.epoch as usize % 2].clone();
+        let (epoch, templates) = (&mut self.epoch, &self.templates);
+        let records = changes.iter().map(|(key, _)| {
+            *epoch += 1;
+            let mut record = templates[*epoch as usize % 2].clone();
             if let Some(theirs) = &mut record.theirs {
-                theirs.terms.epoch = self.epoch;
+                theirs.terms.epoch = *epoch;
             }
-            self.stand.store.write(|table| table.put(PeerId::from_stored(*key), record, Urgency::Critical));
-        }
+            (PeerId::from_stored(*key), Arc::new(record))
+        });
+        self.stand.store.put_all(records, Urgency::Critical);
         Ok(self.stand.store.durable().reached_blocking(self.stand.store.revision(), PATIENCE)?)
     }
 }
