@@ -13,7 +13,9 @@ use std::time::Duration;
 use handfast::authority_file;
 use handfast::clock::unix_now;
 use handfast::config::Config;
-use handfast::control::api::{ApiError, ErrorCode, InviteRequest, JoinReply, JoinRequest, NetworkCreateRequest};
+use handfast::control::api::{
+    ApiError, ErrorCode, InviteRequest, JoinReply, JoinRequest, NetworkCreateRequest, PeerRequest, TrustRequest,
+};
 use handfast::node::Node;
 use handfast_protocol::{
     Certificate, InviteSecret, Membership, NetworkId, NetworkName, Notice, NoticeKind, PeerId, Role, SecretKey, Ticket,
@@ -269,13 +271,13 @@ async fn two_networks_of_one_name_have_a_budget_each() {
 }
 
 /// What the network's authority, whose node this is, signed for a member 70 days ago, for 90 days.
-fn aged(home: &Home, network: NetworkId, member: PeerId, epoch: u64) -> Membership {
+fn aged(home: &Home, network: NetworkId, (member, role): (PeerId, Role), epoch: u64) -> Membership {
     let keys = authority_file::load_all(home.dir().path()).unwrap();
     let authority = keys.iter().find(|key| key.network_id() == network).unwrap();
     let now = unix_now();
     let issued_at = UnixMillis(now.0 - 70 * DAY_MS);
     let expires_at = now.plus(20 * DAY_MS);
-    let certificate = Certificate { network, member, epoch, issued_at, expires_at, role: Role::Member };
+    let certificate = Certificate { network, member, epoch, issued_at, expires_at, role };
     certificate.by_authority(authority).unwrap().membership().clone()
 }
 
@@ -294,7 +296,7 @@ async fn a_certificate_with_a_third_of_its_life_left_is_renewed_and_shown_to_the
         proof.map(|proof| proof.ends_at())
     };
     // Everybody takes one that is newer, and has less than a third of its life left, for what B has.
-    let old = aged(&home, network, b_home.peer, unix_now().0 + 1);
+    let old = aged(&home, network, (b_home.peer, Role::Member), unix_now().0 + 1);
     for node in [&a, &b, &c] {
         node.engine().networks.learn([&old], unix_now()).unwrap();
         assert_eq!(ends_at(node), Some(old.ends_at()));
@@ -307,6 +309,54 @@ async fn a_certificate_with_a_third_of_its_life_left_is_renewed_and_shown_to_the
     .await;
     assert_eq!(trusted(&b), 2);
     stop([a, b, c]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn the_authority_renews_its_own_certificate_and_shows_it_to_the_others() {
+    let home = Home::new();
+    let a = start(&home);
+    let network = found(&a).await;
+    let ticket = invite(&a, false).await;
+    let (_b_home, b) = joined(&ticket).await;
+    let ends_at = |node: &Node| {
+        let proof = node.engine().networks.proof(network, home.peer, unix_now());
+        proof.map(|proof| proof.ends_at())
+    };
+    until_state(&b, &home.peer, TrustState::Trusted).await;
+    let old = aged(&home, network, (home.peer, Role::Sponsor), unix_now().0 + 1);
+    for node in [&a, &b] {
+        node.engine().networks.learn([&old], unix_now()).unwrap();
+        assert_eq!(ends_at(node), Some(old.ends_at()));
+    }
+    a.engine().upkeep.lost(vec![network]);
+    let later = unix_now().plus(80 * DAY_MS);
+    until("renewed, and known to whoever has a session", || {
+        [&a, &b].into_iter().all(|node| ends_at(node).is_some_and(|end| end > later))
+    })
+    .await;
+    assert_eq!((trusted(&a), trusted(&b)), (1, 1));
+    stop([a, b]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn whoever_is_blocked_gets_nothing_with_a_ticket() {
+    let (home, other) = (Home::new(), Home::new());
+    let a = start(&home);
+    found(&a).await;
+    let ticket = invite(&a, false).await;
+    // It has said something, so that it is let in to take that back.
+    let b = start(&other);
+    let at = Some(a.local_addrs()[0].to_string());
+    let request = |peer: &PeerId| PeerRequest { peer: peer.to_string(), ..PeerRequest::default() };
+    let asks = TrustRequest { peer: home.peer.to_string(), address: at, ..TrustRequest::default() };
+    b.operator().trust(&asks).await.unwrap();
+    until_state(&a, &other.peer, TrustState::Pending).await;
+    a.operator().block(&request(&other.peer)).await.unwrap();
+    let refused = join(&b, &ticket).await;
+    assert!(refused.is_err(), "{refused:?}");
+    assert!(a.operator().invite_list().invites.iter().all(|invite| invite.used == 0));
+    assert_eq!((trusted(&a), trusted(&b)), (0, 0));
+    stop([a, b]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]

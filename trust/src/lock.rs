@@ -81,7 +81,10 @@ impl DirectoryLock {
         if (named.dev(), named.ino()) != (metadata.dev(), metadata.ino()) {
             return Err(LockError::Held(LockOwner { pid: 0, role: "another process".to_owned(), socket: None }));
         }
-        write_owner(&mut file, owner).map_err(|error| io(DiskOp::Write, &error))?;
+        if let Err(error) = write_owner(&mut file, owner) {
+            // For messages only: a full disk does not keep a node from starting.
+            tracing::warn!(%error, "the lock file does not say who holds it");
+        }
         Ok(Self { file })
     }
 

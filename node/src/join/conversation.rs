@@ -24,9 +24,10 @@ use handfast_protocol::limits::{
 };
 use handfast_protocol::stream::{Head, StreamKind};
 use handfast_protocol::ticket::SecretBytes;
-use handfast_protocol::{MembershipFault, PeerId, SignedAddressRecord, UnixMillis};
+use handfast_protocol::{JoinRefusal, MembershipFault, PeerId, SignedAddressRecord, UnixMillis};
 use handfast_trust::networks::Joined;
 use handfast_trust::peers;
+use handfast_trust::trust_record::TrustState;
 use handfast_trust::{NetworkRefusal, Revision};
 use quinn::{RecvStream, SendStream};
 use tokio::sync::Semaphore;
@@ -311,6 +312,11 @@ fn host_input(
 /// What the networks say now to the key that TLS proved.
 fn decide(engine: &Arc<Engine>, peer: &PeerId, request: &JoinRequest) -> JoinHostInput {
     let now = unix_now();
+    if engine.book.state(peer, now) == TrustState::Blocked {
+        // It was let in to take its own word back, and gets nothing else.
+        let reply = Box::new(JoinReply::refused(JoinRefusal::Unspecified));
+        return JoinHostInput::Decided { reply, revision: 0 };
+    }
     let certifies = matches!(request, JoinRequest::Redeem { .. } | JoinRequest::Renew { .. });
     if certifies && engine.degraded().is_some() {
         return JoinHostInput::Decided { reply: Box::new(JoinReply::Busy(BUSY_RETRY_AFTER_MS as u32)), revision: 0 };

@@ -125,6 +125,7 @@ pub async fn run(engine: Arc<Engine>, rng: StdRng) {
 
 impl Upkeep {
     async fn round(&mut self) {
+        self.renew_own().await;
         for network in self.engine.upkeep.take() {
             let soonest = self.refreshed.get(&network).map_or_else(Instant::now, |at| *at + REFRESH_MIN);
             let due = self.rosters.entry(network).or_insert_with(Due::now);
@@ -233,6 +234,25 @@ impl Upkeep {
                 self.again_later(network, |upkeep| &mut upkeep.rosters);
             }
         }
+    }
+
+    /// Renews what this node has of the networks whose authority is here: nobody else could. The others hear of it at once,
+    /// and those to whom it had ended already when they are met next.
+    async fn renew_own(&self) {
+        let engine = &self.engine;
+        let renewed = engine.networks.renew_own(unix_now());
+        if renewed.affected.is_empty() {
+            return;
+        }
+        engine.membership_changed(&renewed.affected);
+        if let Err(error) = engine.networks.durable().reached(renewed.revision).await {
+            tracing::warn!(%error, "our own certificates were renewed and are not on the disk yet");
+            return;
+        }
+        for (network, _) in engine.networks.members().networks() {
+            engine.clone().tell(network, None, None).await;
+        }
+        tracing::info!("our own certificates were renewed");
     }
 
     async fn renew(&mut self, network: NetworkId, own: Membership) {

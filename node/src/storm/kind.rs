@@ -56,6 +56,11 @@ impl Kind {
         Kind::Cut,
     ];
 
+    /// Whether one completes only if the node answers.
+    pub fn needs_answers(self) -> bool {
+        !matches!(self, Kind::Garbage | Kind::Replay | Kind::Slow | Kind::Vanish | Kind::Spoofed)
+    }
+
     /// Its name in options and reports.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -283,9 +283,11 @@ async fn run_load(load: &Arc<Load>, own: &mut Option<OwnNode>) -> bool {
 /// Waits until the node knows that everybody has gone, at most as long as silence takes to be noticed.
 async fn settle(socket: &Socket, own: &mut OwnNode, remains: &mut Remains) -> Result<(), ApiError> {
     let until = Instant::now() + SETTLE_PATIENCE;
+    let mut has_answered = false;
     loop {
         match socket.status().await {
             Some(status) => {
+                has_answered = true;
                 remains.slots = status.counts.half_open.max(status.counts.under_way);
                 remains.sessions = status.counts.sessions;
                 if (remains.slots, remains.sessions) == (0, 0) {
@@ -301,7 +303,11 @@ async fn settle(socket: &Socket, own: &mut OwnNode, remains: &mut Remains) -> Re
             None => {}
         }
         if Instant::now() >= until {
-            return Ok(());
+            let silent = || {
+                let patience = humantime::format_duration(SETTLE_PATIENCE);
+                ApiError::new(ErrorCode::Failure, format!("The node lives and has not answered for {patience}."))
+            };
+            return if has_answered { Ok(()) } else { Err(silent()) };
         }
         tokio::time::sleep(SETTLE_EVERY).await;
     }

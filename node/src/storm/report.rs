@@ -185,7 +185,8 @@ impl Report {
 
     /// True when nothing that the node promised was broken, it could be asked for it, and not everything failed.
     pub fn is_good(&self) -> bool {
-        let is_any_completed = self.completed > 0 || self.kinds.iter().any(|kind| kind.completed > 0);
+        let is_answered = |kind: &KindReport| kind.kind.needs_answers() && kind.completed > 0;
+        let is_any_completed = self.completed > 0 || self.kinds.iter().any(is_answered);
         self.lost == 0
             && self.wrong == 0
             && self.leaked_slots == 0
@@ -409,6 +410,19 @@ mod tests {
         assert_eq!(good.latency_us.map(|latency| latency.p99), Some(990));
         assert!(good.is_good());
         assert!(!report(1, 1).is_good());
+    }
+
+    #[test]
+    fn what_completes_without_the_node_makes_nothing_good() {
+        let plan = Plan::default();
+        let mut tally = Tally::new().unwrap();
+        let at = Duration::from_millis(1);
+        tally.failed(Kind::New, at, "the node did not answer in time");
+        tally.completed(Kind::Spoofed, at, at);
+        let report = |tally: &Tally| Report::of(&plan, tally, Truth::default(), Remains::default(), None, None);
+        assert!(!report(&tally).is_good());
+        tally.completed(Kind::Pending, at, at);
+        assert!(report(&tally).is_good());
     }
 
     #[test]
