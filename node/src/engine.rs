@@ -21,7 +21,7 @@ use handfast_trust::rules::Showing;
 use handfast_trust::trust_record::{Cause, Edge, Side, TrustState};
 use handfast_trust::{
     Book, DegradedReason, Denied, Direction, EndReason, HealthCell, Networks, PeerRecord, Purpose, Role, SessionId,
-    Sessions, Store, Updated,
+    Sessions, Store, Transition, Updated,
 };
 
 use crate::admission::{Admission, FRIEND_FOR, FRIEND_PLACES_MAX};
@@ -270,7 +270,11 @@ impl Engine {
 
     fn cut(&self, peer: PeerId, updated: &Updated) -> u32 {
         let mut ended = 0;
-        if let Some(fall) = updated.transition.filter(|transition| transition.from == TrustState::Trusted) {
+        // An end that somebody noticed before, and has not carried out yet, is carried out with what comes after it.
+        let is_left = || self.registry.session(&peer).is_some();
+        let falls =
+            |change: &Transition| change.from == TrustState::Trusted || change.to != TrustState::Trusted && is_left();
+        if let Some(fall) = updated.transition.filter(falls) {
             let reason = match fall.cause {
                 Cause::TheyRevoked => EndReason::RevokedByPeer,
                 Cause::Expired => EndReason::Expired,

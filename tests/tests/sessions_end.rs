@@ -13,7 +13,7 @@ use handfast::{driver, links};
 use handfast_protocol::stream::{Head, StreamKind};
 use handfast_protocol::{CloseCode, Incarnation, Note, codec};
 use handfast_trust::rules::Grant;
-use handfast_trust::trust_record::Cause;
+use handfast_trust::trust_record::{Cause, TrustState};
 use handfast_trust::{EndReason, Role, SessionId};
 use nodes::{Home, PATIENCE, until};
 use tokio::time::timeout;
@@ -58,6 +58,40 @@ async fn a_session_that_is_opened_while_its_connection_ends_ends_with_it() {
     drop(registration);
     assert_eq!(registry.promote(&link, Incarnation([1; 16]), SessionId([3; 16])), Promotion::Gone);
     assert_eq!((registry.counts(), open()), ((0, 0), 0));
+    for node in [a, b] {
+        node.end_tasks();
+        node.close().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_session_that_outlived_trust_ends_with_the_next_change_of_it() {
+    let homes = [Home::new(), Home::new()];
+    let [a, b] = [&homes[0], &homes[1]].map(|home| home.start_bare(|_| {}));
+    let engine = a.engine();
+    let (from, to) = (&a, &b);
+    let session = |id: u8| async move {
+        let registration = registered(from, to).await;
+        assert_eq!(
+            engine.registry.promote(&registration.link, Incarnation([1; 16]), SessionId([id; 16])),
+            Promotion::Opened
+        );
+        registration
+    };
+    let b_id = homes[1].peer;
+
+    // Its end was written down by whoever noticed it, and nobody has cut the session yet.
+    let registration = session(1).await;
+    engine.book.trust(b_id, &Grant::default(), unix_now()).unwrap();
+    let revoked = engine.book.revoke(b_id, &Note::default(), Cause::Revoked, unix_now()).unwrap();
+    assert_ne!(revoked.transition.unwrap().from, TrustState::Trusted);
+    assert_eq!((engine.settle(b_id, &revoked), engine.registry.counts().0), (1, 0));
+    drop(registration);
+
+    let registration = session(2).await;
+    assert_eq!(engine.membership_changed(&[]), 0);
+    assert_eq!((engine.membership_changed(&[b_id]), engine.registry.counts().0), (1, 0));
+    drop(registration);
     for node in [a, b] {
         node.end_tasks();
         node.close().unwrap();

@@ -47,7 +47,12 @@ impl Engine {
     pub fn membership_changed(&self, affected: &[PeerId]) -> u32 {
         let now = unix_now();
         let mut ended = 0;
-        let Reconciled { fallen, regained } = self.book.reconcile(affected, now);
+        let Reconciled { mut fallen, regained } = self.book.reconcile(affected, now);
+        // Whoever asks about a peer may have noticed its fall first, and written it down.
+        let is_affected = |peer: &PeerId| affected.contains(peer) || affected.contains(&self.book.me());
+        let mut left = if affected.is_empty() { Vec::new() } else { self.registry.session_peers() };
+        left.retain(|peer| is_affected(peer) && self.book.state(peer, now) != TrustState::Trusted);
+        fallen.extend(left);
         for peer in fallen {
             ended += self.registry.cut(&peer, EndReason::Expelled);
             for link in self.registry.links(&peer) {
