@@ -57,6 +57,10 @@ pub async fn accept(engine: Arc<Engine>) {
             }
         };
         let Some(incoming) = incoming else { return };
+        if engine.transport.is_misdirected(&incoming) {
+            incoming.ignore();
+            continue;
+        }
         let arrival = Arrival { remote: incoming.remote_address(), is_validated: incoming.remote_address_validated() };
         let is_trusted =
             |peer: &PeerId| engine.book.authorise(peer, Purpose::Session, Direction::Inbound, unix_now()).is_ok();

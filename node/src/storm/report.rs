@@ -414,7 +414,7 @@ mod tests {
 
     #[test]
     fn what_completes_without_the_node_makes_nothing_good() {
-        let plan = Plan::default();
+        let plan = Plan::of(Wishes::default(), None, true, 4).unwrap();
         let mut tally = Tally::new().unwrap();
         let at = Duration::from_millis(1);
         tally.failed(Kind::New, at, "the node did not answer in time");

@@ -18,6 +18,7 @@ mod tls;
 #[cfg(test)]
 mod tests;
 
+use std::fmt;
 use std::future::{Future, poll_fn};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -28,12 +29,13 @@ use std::time::Duration;
 use handfast_protocol::limits::STREAMS_MAX;
 use handfast_protocol::{CloseCode, PeerId, SecretKey};
 use quinn::{AckFrequencyConfig, IdleTimeout, Runtime as _, TransportConfig, ValidationTokenConfig, VarInt};
+use quinn_proto::HashedConnectionIdGenerator;
 
 pub use self::berths::{Berth, Berths, CROWD_NICENESS, DATA_NICENESS, stand_back};
 pub use self::callers::{Caller, Callers};
 pub use self::ending::{CloseReason, DialError, TransportError, close_reason};
 pub use self::sieve::Overlooks;
-use self::sieve::Sieve;
+use self::sieve::{Sieve, Spent};
 pub use self::socket::{Buffers, buffers_granted};
 use self::tls::{Found, Tls};
 pub use self::tls::{KeyExchange, seed_generator};
@@ -70,15 +72,23 @@ pub struct Transport {
     tls: Tls,
     quic: Arc<TransportConfig>,
     endpoints: Vec<Listener>,
+    spent: Spent,
     /// Which endpoint is asked first, so that a busy one does not starve the others.
     turn: AtomicUsize,
 }
 
-#[derive(Debug)]
 struct Listener {
     endpoint: quinn::Endpoint,
     local: SocketAddr,
     takes_ipv4: bool,
+    /// Knows the connection ids that it gives out.
+    ids: HashedConnectionIdGenerator,
+}
+
+impl fmt::Debug for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Listener").field("local", &self.local).finish_non_exhaustive()
+    }
 }
 
 impl Transport {
@@ -111,18 +121,20 @@ impl Transport {
         let quic = Arc::new(quic_settings(settings));
         let server = server_config(&tls, &quic)?;
         let mut endpoints = Vec::with_capacity(listen.len());
+        let spent = Spent::default();
         for socket in socket::bind_all(listen, settings.socket_buffer_bytes)? {
             let failed = |source| TransportError::Socket { address: socket.local, source };
             let runtime = Arc::new(berths.clone());
             let keys = resets::Keys::of(key, socket.local);
             let behind = runtime.wrap_udp_socket(socket.socket).map_err(failed)?;
-            let behind = Sieve::before(behind, keys.ids(), overlooks.clone());
+            let behind = Sieve::before(behind, keys.ids(), spent.clone(), overlooks.clone());
             let server = Some(server.clone());
             let endpoint = quinn::Endpoint::new_with_abstract_socket(keys.endpoint_config(), server, behind, runtime);
             let endpoint = endpoint.map_err(failed)?;
-            endpoints.push(Listener { endpoint, local: socket.local, takes_ipv4: socket.takes_ipv4 });
+            let (local, takes_ipv4) = (socket.local, socket.takes_ipv4);
+            endpoints.push(Listener { endpoint, local, takes_ipv4, ids: keys.ids() });
         }
-        Ok(Transport { own: key.peer_id(), tls, quic, endpoints, turn: AtomicUsize::new(0) })
+        Ok(Transport { own: key.peer_id(), tls, quic, endpoints, spent, turn: AtomicUsize::new(0) })
     }
 
     /// What was bound, with the ports that the system chose.
@@ -148,6 +160,18 @@ impl Transport {
             if open { Poll::Pending } else { Poll::Ready(None) }
         })
         .await
+    }
+
+    /// Whether an attempt is none, but comes with an id that this node gave out for another connection, which is no more: it
+    /// is to be ignored, and so will be what comes with the same id.
+    pub fn is_misdirected(&self, incoming: &quinn::Incoming) -> bool {
+        let to = incoming.orig_dst_cid();
+        let is_ours = || self.endpoints.iter().any(|listener| sieve::is_ours(&to, &listener.ids));
+        let is_misdirected = !incoming.remote_address_validated() && is_ours();
+        if is_misdirected {
+            self.spent.add(to);
+        }
+        is_misdirected
     }
 
     /// Connects to `peer` at an address. Whoever answers there with another key gets nothing of ours.

@@ -7,15 +7,19 @@
 //! * Only a datagram that begins with an Initial packet (RFC 9000, section 17.2.2) without a token, for a connection id
 //!   that no endpoint here gave out, is ever left out: whoever has proven an address passes, and whoever has heard of us. The
 //!   rest of a first flight that is longer than a datagram is judged like its beginning; it, too, comes again.
+//! * An id that an endpoint here gave out passes only as long as it leads to a connection: one that somebody tried to begin
+//!   a connection with is *spent* ([`Spent`]), and left out from then on. Whoever has seen such an id, as anybody can, gets
+//!   nothing with it a second time.
 //! * What cannot be read passes: QUIC judges it.
 //!
 //! Not here: who is left out (`admission`).
 
+use std::collections::{HashSet, VecDeque};
 use std::fmt;
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use quinn::udp::{RecvMeta, Transmit};
@@ -28,11 +32,56 @@ const ID_BYTES_MAX: usize = 20;
 /// Says of a source whether its first packets are to be left out now.
 pub type Overlooks = Arc<dyn Fn(IpAddr) -> bool + Send + Sync>;
 
+/// Ids that are remembered as spent; of more, the first ones are forgotten. About a megabyte.
+const SPENT_MAX: usize = 16_384;
+
+/// Ids that endpoints here gave out, and with which somebody tried to begin a connection. Clones are one.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Spent(Arc<Mutex<SpentIds>>);
+
+#[derive(Debug, Default)]
+struct SpentIds {
+    known: HashSet<ConnectionId>,
+    /// In the order in which they came.
+    order: VecDeque<ConnectionId>,
+}
+
+impl Spent {
+    pub(super) fn add(&self, id: ConnectionId) {
+        let mut ids = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if !ids.known.insert(id) {
+            return;
+        }
+        ids.order.push_back(id);
+        if ids.order.len() > SPENT_MAX
+            && let Some(oldest) = ids.order.pop_front()
+        {
+            ids.known.remove(&oldest);
+        }
+    }
+
+    fn has(&self, id: &ConnectionId) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).known.contains(id)
+    }
+}
+
 /// A socket behind it.
 pub(super) struct Sieve {
     inner: Arc<dyn AsyncUdpSocket>,
     ids: HashedConnectionIdGenerator,
+    spent: Spent,
     overlooks: Overlooks,
+}
+
+/// What a datagram begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Begins {
+    /// A conversation, by one who has not been asked for a proof.
+    New,
+    /// Nothing: with an id of ours, which does not lead to a connection.
+    Spent,
+    /// Something else, perhaps with what proves an address, or that it has heard of us.
+    Other,
 }
 
 impl Sieve {
@@ -40,15 +89,21 @@ impl Sieve {
     pub(super) fn before(
         inner: Arc<dyn AsyncUdpSocket>,
         ids: HashedConnectionIdGenerator,
+        spent: Spent,
         overlooks: Overlooks,
     ) -> Arc<dyn AsyncUdpSocket> {
-        Arc::new(Sieve { inner, ids, overlooks })
+        Arc::new(Sieve { inner, ids, spent, overlooks })
     }
 
     /// Datagrams that came together have one sender and one length each but the last.
     fn is_left_out(&self, received: &[u8], meta: &RecvMeta) -> bool {
-        let mut datagrams = received.chunks(meta.stride.max(1));
-        datagrams.all(|datagram| is_first(datagram, &self.ids)) && (self.overlooks)(meta.addr.ip().to_canonical())
+        let begins = received.chunks(meta.stride.max(1)).map(|datagram| begins(datagram, &self.ids, &self.spent));
+        let all = begins.reduce(|all, one| if all == one { all } else { Begins::Other });
+        match all {
+            Some(Begins::New) => (self.overlooks)(meta.addr.ip().to_canonical()),
+            Some(Begins::Spent) => true,
+            Some(Begins::Other) | None => false,
+        }
     }
 }
 
@@ -99,15 +154,26 @@ impl AsyncUdpSocket for Sieve {
     }
 }
 
-/// True for the first packet of a conversation, from whoever has not been asked for a proof.
-fn is_first(datagram: &[u8], ids: &HashedConnectionIdGenerator) -> bool {
+/// Whether an endpoint with these ids gave it out.
+pub(super) fn is_ours(id: &ConnectionId, ids: &HashedConnectionIdGenerator) -> bool {
+    id.len() == ids.cid_len() && ids.validate(id).is_ok()
+}
+
+fn begins(datagram: &[u8], ids: &HashedConnectionIdGenerator, spent: &Spent) -> Begins {
     // Long header, fixed bit, type 0; four bytes of version; two ids with their lengths; the length of the token, where
     // none is one byte (RFC 9000, sections 17.2.2 and 16).
     let is_initial = datagram.first().is_some_and(|first| first & 0xf0 == 0xc0);
-    let Some((to, rest)) = datagram.get(5..).and_then(id) else { return false };
-    let Some((_, rest)) = id(rest) else { return false };
-    let is_ours = to.len() == ids.cid_len() && ids.validate(&ConnectionId::new(to)).is_ok();
-    is_initial && rest.first() == Some(&0) && !is_ours
+    let Some((to, rest)) = datagram.get(5..).and_then(id) else { return Begins::Other };
+    let Some((_, rest)) = id(rest) else { return Begins::Other };
+    if !is_initial || rest.first() != Some(&0) {
+        return Begins::Other;
+    }
+    let to = ConnectionId::new(to);
+    match is_ours(&to, ids) {
+        false => Begins::New,
+        true if spent.has(&to) => Begins::Spent,
+        true => Begins::Other,
+    }
 }
 
 /// A connection id and what follows it.
@@ -137,7 +203,11 @@ mod tests {
     fn only_first_packets_that_prove_nothing_are_left_out() {
         let ours = ids().generate_cid();
         let theirs = [5; 20];
-        let check = |datagram: &[u8], left_out: bool| assert_eq!(is_first(datagram, &ids()), left_out, "{datagram:?}");
+        let begins = |datagram: &[u8]| begins(datagram, &ids(), &Spent::default());
+        let check = |datagram: &[u8], left_out: bool| {
+            let expected = if left_out { Begins::New } else { Begins::Other };
+            assert_eq!(begins(datagram), expected, "{datagram:?}");
+        };
         check(&datagram(0xc3, &theirs, 0), true);
         check(&datagram(0xc0, &theirs[..8], 0), true);
         check(&datagram(0xc3, &theirs, 40), false);
@@ -148,5 +218,21 @@ mod tests {
         let whole = datagram(0xc3, &theirs, 0);
         // Up to the length of the token, which decides.
         (0..whole.len() - 4).for_each(|length| check(&whole[..length], false));
+    }
+
+    #[test]
+    fn an_id_of_ours_that_leads_nowhere_is_left_out_from_then_on() {
+        let spent = Spent::default();
+        let generator = |n: usize| (0..n).map(|_| ids().generate_cid()).collect::<Vec<_>>();
+        let given = generator(SPENT_MAX + 1);
+        let first = |id: &ConnectionId| begins(&datagram(0xc3, id, 0), &ids(), &spent);
+        assert_eq!(first(&given[0]), Begins::Other, "it may lead to a connection");
+        given.iter().for_each(|id| spent.add(*id));
+        given.iter().for_each(|id| spent.add(*id));
+        assert!(given[2..].iter().all(|id| first(id) == Begins::Spent));
+        assert!(spent.0.lock().unwrap().order.len() <= SPENT_MAX, "and no more are remembered");
+        // With a token, and in other packets, it is whatever QUIC makes of it.
+        assert_eq!(begins(&datagram(0xc3, &given[9], 40), &ids(), &spent), Begins::Other);
+        assert_eq!(begins(&datagram(0xe3, &given[9], 0), &ids(), &spent), Begins::Other);
     }
 }

@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use quinn::crypto::rustls::{HandshakeData, QuicClientConfig};
-use quinn::{Connection, ConnectionError, Incoming};
+use quinn::{Connection, ConnectionError, ConnectionIdGenerator as _, Incoming};
 use rustls::pki_types::{CertificateDer, SubjectPublicKeyInfoDer};
 use rustls::sign::{CertifiedKey, Signer, SigningKey};
 use rustls::{SignatureAlgorithm, SignatureScheme};
@@ -147,6 +147,33 @@ async fn a_client_that_would_resume_gets_no_ticket() {
     let (dialled, accepted) = (dialled.unwrap(), accepted.unwrap());
     echo(&dialled, &accepted).await;
     assert!(connect().into_0rtt().is_err());
+}
+
+#[tokio::test]
+async fn an_id_of_another_connection_begins_nothing_and_is_left_out_when_it_comes_again() {
+    let (client, server) = (node(&key(1)), node(&key(2)));
+    let settings = client.tls.client_settings(&key(2).peer_id(), &Found::default()).unwrap();
+    let config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(settings).unwrap()));
+    // As anybody can read it in what the node answers.
+    let id = resets::Keys::of(&key(2), address(&server)).ids().generate_cid();
+    let mut with_it = config.clone();
+    with_it.initial_dst_cid_provider(Arc::new(move || id));
+    let connect = |config: &quinn::ClientConfig| {
+        client.endpoints[0].endpoint.connect_with(config.clone(), address(&server), "name").unwrap()
+    };
+    let _first = connect(&with_it);
+    let incoming = server.accept().await.unwrap();
+    assert!(server.is_misdirected(&incoming));
+    incoming.ignore();
+    // Its sender repeats it, and another one uses it: of all that comes now, only what is new is to be seen.
+    let _again = connect(&with_it);
+    for _ in 0..3 {
+        let _other = connect(&config);
+        let incoming = server.accept().await.unwrap();
+        assert_ne!(incoming.orig_dst_cid(), id);
+        assert!(!server.is_misdirected(&incoming));
+        incoming.ignore();
+    }
 }
 
 #[tokio::test]
