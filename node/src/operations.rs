@@ -19,6 +19,7 @@ use handfast_trust::{
     Book, DirectoryLock, DurabilityError, Durable, FileKind, HealthCell, Networks, PeerRecord, Policy, Revision,
     Sessions, Store, Updated,
 };
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout_at};
 
 use crate::clock::{MonotonicClock, unix_now};
@@ -61,7 +62,12 @@ pub struct Operator {
     peers: Store<PeerRecord>,
     networks: Arc<Networks>,
     data_dir: PathBuf,
+    /// Places for those who wait for a peer's trust.
+    waits: Semaphore,
 }
+
+/// How many may wait for a peer's trust at a time: connections and work are left for those who change something.
+pub const WAITS_MAX: usize = 16;
 
 /// The policy that a configuration asks for.
 pub fn policy(config: &Config) -> Policy {
@@ -89,6 +95,7 @@ impl Operator {
             networks: engine.networks.clone(),
             data_dir: data_dir.path().to_path_buf(),
             who: Who::Live(live),
+            waits: Semaphore::new(WAITS_MAX),
         }
     }
 
@@ -113,6 +120,7 @@ impl Operator {
                 sessions,
                 config: Box::new(config.clone()),
             },
+            waits: Semaphore::new(WAITS_MAX),
         })
     }
 
@@ -148,8 +156,8 @@ impl Operator {
     /// Issues our grant.
     ///
     /// # Errors
-    /// `Usage` for text that is not allowed, `NotFound`, `Refused` for a blocked peer; with a wait `TimedOut`, or
-    /// `Refused` when the peer cannot be reached at all.
+    /// `Usage` for text that is not allowed, `NotFound`, `Refused` for a blocked peer; with a wait `TimedOut`,
+    /// `Refused` when the peer cannot be reached at all, or `TryAgain`, and nothing is done, when many wait already.
     pub async fn trust(&self, request: &TrustRequest) -> Result<TrustReply, ApiError> {
         let peer = self.peer(&request.peer, Purpose::Change).await?;
         let grant = grant_of(self.book(), peer, request).await?;
@@ -158,6 +166,7 @@ impl Operator {
             return Err(ApiError::new(ErrorCode::NoNode, "No node is running, so nobody can wait for the peer.")
                 .hint("start one with `handfast run`, or leave --wait out"));
         }
+        let _place = request.wait_ms.map(|_| self.place_to_wait()).transpose()?;
         let updated = self.book().trust(peer, &grant, unix_now()).map_err(|refusal| refused(refusal, &peer))?;
         if let Some(address) = address {
             peers::update(&self.peers, peer, |record| record.typed = Some(address.clone()));
@@ -171,6 +180,13 @@ impl Operator {
             reply.state = self.book().state(&peer, unix_now()).to_string();
         }
         Ok(reply)
+    }
+
+    fn place_to_wait(&self) -> Result<SemaphorePermit<'_>, ApiError> {
+        self.waits.try_acquire().map_err(|_| {
+            let error = ApiError::new(ErrorCode::TryAgain, format!("{WAITS_MAX} commands wait for peers already."));
+            error.hint("leave --wait out: the node goes on asking by itself")
+        })
     }
 
     /// Refuses a request.
