@@ -112,6 +112,11 @@ fn has_stores_of(medium: &mut RealDir, key: &SecretKey) -> Result<bool, ApiError
     if !is_empty {
         return Err(orphaned(trust));
     }
+    // An unfinished init has none: these are networks and tickets of an identity that was lost.
+    let invites = FileKind::Invites.file_name();
+    if medium.exists(invites)? {
+        return Err(orphaned(invites));
+    }
     // The floor first: without it, what is left is still an unfinished init.
     if has_floor {
         medium.remove(FLOOR_FILE)?;
@@ -246,6 +251,12 @@ mod tests {
         without_trust.remove("trust.hf");
         without_trust.remove("identity.pem");
         check(&without_trust, "floor");
+
+        let founder = place();
+        founder.init(None).unwrap();
+        std::fs::write(founder.directory.path().join("invites.hf"), b"networks").unwrap();
+        founder.remove("identity.pem");
+        check(&founder, "invites.hf");
 
         let damaged = place();
         damaged.init(None).unwrap();
