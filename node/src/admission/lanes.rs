@@ -9,11 +9,16 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-/// Strangers under way. Twice as many as keep two processors busy on a short way: more only push each other out of the
-/// caches, and who waits for a permit is not lost (`anteroom`).
-pub const STRANGERS_MAX: u32 = 128;
+/// Strangers under way. Twice as many that hang must come in a second, each given up after half of one, before they keep
+/// others waiting.
+pub const STRANGERS_MAX: u32 = 320;
 /// Friends under way.
 pub const FRIENDS_MAX: u32 = 128;
+/// Under way in a lane while there is always work: twice as many as keep two processors busy. More only push each other out
+/// of the caches, and who waits for a permit is not lost (`anteroom`).
+pub const BUSY_MAX: u32 = 128;
+/// How long the work for a new one usually waits for a thread where there is always work.
+pub const BUSY_WAIT: Duration = Duration::from_millis(1);
 /// What a lane shrinks to.
 pub const PERMITS_MIN: u32 = 64;
 /// How long the work for a new one may wait for a thread.
@@ -66,6 +71,8 @@ pub(super) struct Permits {
     max: u32,
     /// Of those, what it does not give now.
     withheld: f64,
+    /// There is always work.
+    is_busy: bool,
     /// The oldest first.
     under_way: BTreeMap<u64, UnderWay>,
     /// Who has been asked for a proof lately and has not come back with it.
@@ -80,7 +87,14 @@ impl Permits {
             Lane::Friend => FRIENDS_MAX,
             Lane::Stranger => STRANGERS_MAX,
         };
-        Permits { max, withheld: 0.0, under_way: BTreeMap::new(), invited: Invited::default(), last: None }
+        Permits {
+            max,
+            withheld: 0.0,
+            is_busy: false,
+            under_way: BTreeMap::new(),
+            invited: Invited::default(),
+            last: None,
+        }
     }
 
     /// How many are under way.
@@ -90,7 +104,13 @@ impl Permits {
 
     /// How many may be now.
     pub(super) fn given(&self) -> u32 {
-        self.max - self.withheld as u32
+        let given = self.max - self.withheld as u32;
+        if self.is_busy { given.min(BUSY_MAX) } else { given }
+    }
+
+    /// Whether there is always work.
+    pub(super) fn set_busy(&mut self, is_busy: bool) {
+        self.is_busy = is_busy;
     }
 
     /// More than half of those that it gives now are taken.

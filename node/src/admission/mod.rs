@@ -13,7 +13,8 @@
 //! * Nobody can sit on a permit: when a lane is full, whoever has been under way longest makes room for one who has
 //!   proven an address, once it has had its time: [`FULL_PATIENCE`], or several times what others usually take now, or
 //!   wait for a thread, so that a node with too much to do does not throw away what it has half done.
-//! * A node that has too much to do has fewer permits: while the work for a new one waits longer than [`WAIT_MAX`] for a
+//! * A node that has too much to do has fewer permits: no more than [`BUSY_MAX`] in a lane while there is always work, and
+//!   while the work for a new one waits longer than [`WAIT_MAX`] for a
 //!   thread, each lane shrinks towards [`PERMITS_MIN`], and grows again afterwards. What is begun is then soon done, and
 //!   not given up half done by either end.
 //! * Strangers stand back for everybody else (`transport::berths`) where there is somebody to protect: who begins while more
@@ -24,9 +25,9 @@
 //! (QUIC Retry, RFC 9000, section 8.1.2), which costs us one small packet and no state. Who has proven it and finds no permit
 //! free waits for one in the *anteroom* (`anteroom`): its first packet is all that is kept of it, a twentieth of what a
 //! handshake under way takes. Who finds that full is refused with one small packet at once, so that it does not ask again
-//! and again. Both cost the keys of a first packet,
-//! and are given so many times a second; first packets beyond that are left out before QUIC sees them
-//! (`transport::sieve`), unless they say that they come from a friend's address.
+//! and again. Both cost the keys of a first packet, and are given so many times a second; first packets beyond that are left
+//! out before QUIC sees them (`transport::sieve`), unless they say that they come from a friend's address and its lane has
+//! room.
 //!
 //! Time is an argument. Not here: what a source may begin (`sources`), how many may be under way (`lanes`), where friends
 //! are expected (`friends`).
@@ -50,7 +51,7 @@ pub use self::anteroom::{SEAT_PATIENCE, SEATS_MAX, Seat, Turn};
 use self::friends::Friends;
 pub use self::friends::{FRIEND_FOR, FRIEND_PLACES_MAX, PLACES_PER_PEER_MAX};
 use self::lanes::Permits;
-pub use self::lanes::{FRIENDS_MAX, Lane, PERMITS_MIN, STRANGERS_MAX, WAIT_MAX};
+pub use self::lanes::{BUSY_MAX, BUSY_WAIT, FRIENDS_MAX, Lane, PERMITS_MIN, STRANGERS_MAX, WAIT_MAX};
 pub use self::sources::{BUCKETS_MAX, Rates};
 use self::sources::{Bucket, Place, Sources};
 
@@ -314,6 +315,9 @@ impl State {
     fn waited(&mut self, lane: Lane, wait: Duration) {
         self.usual_wait = self.usual_wait - self.usual_wait / USUAL_OF + wait / USUAL_OF;
         self.lane(lane).waited(wait);
+        let is_busy = self.usual_wait > BUSY_WAIT;
+        self.friends.set_busy(is_busy);
+        self.strangers.set_busy(is_busy);
     }
 
     /// How long one may be under way in a full lane.

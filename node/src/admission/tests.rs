@@ -420,11 +420,13 @@ fn a_lane_shrinks_while_its_work_waits_for_a_thread_and_grows_again() {
     let admission = admission(Rates { per_address: 1_000_000, per_prefix: 1_000_000 });
     let first = accepted(&admission, from("192.0.2.1", true), SECOND, 1).remove(0);
     let permits = || accepted(&admission, from("192.0.2.1", true), SECOND, STRANGERS_MAX).len() as u32 + 1;
-    (0..1_000).for_each(|_| first.begins(SECOND + WAIT_MAX));
+    (0..1_000).for_each(|_| first.begins(SECOND + BUSY_WAIT));
     assert_eq!(permits(), STRANGERS_MAX, "it did not wait long");
-    (0..10).for_each(|_| first.begins(SECOND + 2 * WAIT_MAX));
+    (0..1_000).for_each(|_| first.begins(SECOND + WAIT_MAX));
+    assert_eq!(permits(), BUSY_MAX, "there is always work");
+    (0..60).for_each(|_| first.begins(SECOND + 2 * WAIT_MAX));
     let fewer = permits();
-    assert!(fewer < STRANGERS_MAX * 9 / 10 && fewer > PERMITS_MIN, "{fewer}");
+    assert!(fewer < BUSY_MAX && fewer > PERMITS_MIN, "{fewer}");
     (0..10_000).for_each(|_| first.begins(SECOND + 2 * WAIT_MAX));
     assert_eq!(permits(), PERMITS_MIN, "some are always there");
     assert_eq!(admission.state().friends.given(), FRIENDS_MAX, "friends have their own");
