@@ -254,7 +254,7 @@ mod tests {
 
         let founder = place();
         founder.init(None).unwrap();
-        std::fs::write(founder.directory.path().join("invites.hf"), b"networks").unwrap();
+        std::fs::File::create_new(founder.directory.path().join("invites.hf")).unwrap();
         founder.remove("identity.pem");
         check(&founder, "invites.hf");
 
